@@ -1,1 +1,21 @@
-//! 
+//! The nouns, the ports and the pure decisions of Keystile.
+//!
+//! Nothing here does I/O or reads a clock: time is an argument, randomness too. Everything else in the
+//! workspace points at this crate; it points at nothing.
+
+pub mod arn;
+pub mod audit;
+pub mod command_rules;
+pub mod database;
+pub mod db_user;
+pub mod decide;
+pub mod document;
+pub mod feed;
+pub mod labels;
+pub mod matcher;
+pub mod name;
+pub mod policy;
+pub mod role;
+pub mod runtime;
+pub mod store;
+pub mod user;
