@@ -15,6 +15,7 @@ pub mod labels;
 pub mod matcher;
 pub mod name;
 pub mod policy;
+pub mod report;
 pub mod role;
 pub mod runtime;
 pub mod store;
