@@ -191,6 +191,12 @@ impl Policy {
         for key in keys {
             self.delete(&key);
         }
+        if feed == EntityKind::Role.feed() {
+            // Broken roles are not among the entities; one may hide a built-in role.
+            for id in std::mem::take(&mut self.broken_roles).into_keys() {
+                self.delete(&EntityKey { kind: EntityKind::Role, id });
+            }
+        }
     }
 
     /// Every entity that is stored; built-in roles are not among them.
