@@ -5,6 +5,7 @@
 
 pub mod arn;
 pub mod audit;
+pub mod cloud;
 pub mod command_rules;
 pub mod database;
 pub mod db_user;
@@ -14,6 +15,7 @@ pub mod feed;
 pub mod labels;
 pub mod matcher;
 pub mod name;
+pub mod naming;
 pub mod policy;
 pub mod report;
 pub mod role;
