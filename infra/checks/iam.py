@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Reads the IAM policies out of the templates.
+
+    iam.py                     prints docs/IAM.md
+    iam.py --check FILE        fails if FILE is not what it would print
+    iam.py --calls FILE        evaluates recorded AWS calls against the policies: fails on an action that a
+                               role needs and lacks, and on one that it has and never used
+
+A recorded call is what the local world's front notes: service, operation, caller (an ARN), resource.
+Needs PyYAML, which the template linters bring.
+"""
+
+import argparse
+import fnmatch
+import json
+import pathlib
+import sys
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# Template role -> (title, name of the role that plays it in the local world).
+ROLES = [
+    ("template.yaml", "DiscoverRole", "functions/discover", "keystile-discover"),
+    ("template.yaml", "SyncLabelsRole", "functions/sync-labels", "keystile-sync-labels"),
+    ("template.yaml", "AccessRole", "functions/access", "keystile-access"),
+    ("template.yaml", "SchedulerRole", "the schedules", None),
+    ("infra/proxy.yaml", "TaskRole", "the proxy", "keystile-proxy"),
+    ("infra/proxy.yaml", "ExecutionRole", "starting the proxy's task", None),
+]
+
+# Granted for what the local world has no part of, or for what only happens in trouble. Each with its reason.
+NOT_SEEN_HERE = {
+    "logs:CreateLogStream": "the Lambda service itself writes logs",
+    "logs:PutLogEvents": "the Lambda service itself writes logs",
+    "sqs:SendMessage": "the Lambda service itself reports failures",
+    "secretsmanager:GetSecretValue": "the local proxies read their certificate from files",
+    "elasticache:Connect": "checked by the cache at AUTH, not by an API call",
+    "memorydb:Connect": "checked by the cache at AUTH, not by an API call",
+}
+
+# The rights behind an API operation, where they are not service:Operation.
+RIGHTS = {
+    "dynamodb:TransactWriteItems": [],  # its parts are checked: see transact_rights
+    "memorydb:DescribeACLs": ["memorydb:DescribeAcls"],
+    "lambda:Invoke": ["lambda:InvokeFunction"],
+    "sts:GetCallerIdentity": [],  # needs no right
+}
+
+
+class Loader(yaml.SafeLoader):
+    """CloudFormation's short forms become readable text."""
+
+
+def short_form(loader, suffix, node):
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+        return value if suffix == "Sub" else "${" + value + "}"
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return loader.construct_mapping(node, deep=True)
+
+
+Loader.add_multi_constructor("!", short_form)
+
+
+def statements(template, role):
+    document = yaml.load((ROOT / template).read_text(), Loader)
+    found = []
+    for policy in document["Resources"][role]["Properties"]["Policies"]:
+        for statement in policy["PolicyDocument"]["Statement"]:
+            as_list = lambda value: value if isinstance(value, list) else [value]
+            found.append({**statement, "Action": as_list(statement["Action"]), "Resource": as_list(statement["Resource"])})
+    return found
+
+
+def markdown():
+    lines = [
+        "# Who may do what in AWS",
+        "",
+        "Printed by `infra/checks/iam.py` from `template.yaml` and `infra/proxy.yaml`; CI fails when they disagree.",
+        "The end-to-end suite records every AWS call and checks it against these policies: nothing is missing, and",
+        "nothing is granted that is never used (the exceptions are named in the script, with their reasons).",
+    ]
+    for template, role, title, _ in ROLES:
+        lines += ["", f"## {title}", "", f"`{role}` in `{template}`", "", "| statement | actions | resources | condition |", "| --- | --- | --- | --- |"]
+        for statement in statements(template, role):
+            condition = json.dumps(statement.get("Condition", {})) if statement.get("Condition") else "–"
+            lines.append(
+                "| {} | {} | {} | {} |".format(
+                    statement.get("Sid", ""),
+                    "<br>".join(f"`{action}`" for action in statement["Action"]),
+                    "<br>".join(f"`{resource}`" for resource in statement["Resource"]),
+                    condition if condition == "–" else f"`{condition}`",
+                )
+            )
+    return "\n".join(lines) + "\n"
+
+
+def rights_of(call):
+    name = f"{call['service']}:{call['operation']}"
+    if name == "dynamodb:TransactWriteItems":
+        return [f"dynamodb:{part}" for part in call.get("parts", [])] or ["dynamodb:PutItem"]
+    if name == "tagging:GetResources":
+        return ["tag:GetResources"]
+    return RIGHTS.get(name, [name])
+
+
+def check_calls(path):
+    recorded = json.loads(pathlib.Path(path).read_text())["calls"]
+    failures = 0
+    for template, role, title, world_role in ROLES:
+        if world_role is None:
+            continue
+        granted = {}
+        for statement in statements(template, role):
+            for action in statement["Action"]:
+                granted.setdefault(action, 0)
+        needed = {}
+        for call in recorded:
+            if f":assumed-role/{world_role}/" in call.get("caller", ""):
+                for right in rights_of(call):
+                    needed.setdefault(right, call)
+        for right, call in sorted(needed.items()):
+            if not any(fnmatch.fnmatchcase(right.lower(), action.lower()) for action in granted):
+                print(f"{title}: {right} was called on {call.get('resource')} and {role} does not grant it")
+                failures += 1
+        for action in sorted(granted):
+            used = any(fnmatch.fnmatchcase(right.lower(), action.lower()) for right in needed)
+            if not used and action not in NOT_SEEN_HERE:
+                print(f"{title}: {role} grants {action}, which was never used")
+                failures += 1
+        print(f"{title}: {len(needed)} rights used, {len(granted)} granted")
+    return failures
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", metavar="FILE")
+    parser.add_argument("--calls", metavar="FILE")
+    arguments = parser.parse_args()
+    if arguments.calls:
+        sys.exit(1 if check_calls(arguments.calls) else 0)
+    text = markdown()
+    if not arguments.check:
+        sys.stdout.write(text)
+        return
+    if (ROOT / arguments.check).read_text() != text:
+        sys.exit(f"{arguments.check} is not what the templates say: run  infra/checks/iam.py > {arguments.check}")
+    print(f"{arguments.check} agrees with the templates")
+
+
+if __name__ == "__main__":
+    main()
