@@ -60,29 +60,20 @@ async fn attach_replicas(layout: &Layout, clients: &mut [Client]) -> Result<()> 
 
 /// Waits until a replica has its primary's data and follows it.
 pub(super) async fn wait_for_replica(client: &mut Client) -> Result<()> {
-    wait("a replica to follow its primary", async || {
-        let info = client.ok(&["INFO", "replication"]).await?.text();
-        Ok(info.contains("master_link_status:up"))
-    })
-    .await
+    let follows = |info: &Reply| info.text().contains("master_link_status:up");
+    wait(client, &["INFO", "replication"], "a replica to follow its primary", follows).await
 }
 
 async fn wait_for_state(client: &mut Client, nodes: usize) -> Result<()> {
     let known = format!("cluster_known_nodes:{nodes}\r");
-    wait("the nodes to know each other", async || {
-        let info = client.ok(&["CLUSTER", "INFO"]).await?.text();
-        Ok(info.contains("cluster_state:ok") && info.contains(&known))
-    })
-    .await
+    let agrees = |info: &Reply| info.text().contains("cluster_state:ok") && info.text().contains(&known);
+    wait(client, &["CLUSTER", "INFO"], "the nodes to know each other", agrees).await
 }
 
 /// Hosts travel by gossip later than addresses do: a map without them would send clients astray.
 async fn wait_for_map(client: &mut Client, layout: &Layout) -> Result<()> {
-    wait("the slot map to be whole", async || {
-        let map = client.ok(&["CLUSTER", "SLOTS"]).await?;
-        Ok(is_whole(&map, &layout.nodes))
-    })
-    .await
+    let whole = |map: &Reply| is_whole(map, &layout.nodes);
+    wait(client, &["CLUSTER", "SLOTS"], "the slot map to be whole", whole).await
 }
 
 /// Whether a CLUSTER SLOTS answer names each node once, by its host and port.
@@ -103,13 +94,21 @@ fn is_whole(map: &Reply, nodes: &[NodePlan]) -> bool {
     ports == expected
 }
 
-async fn wait(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let end = tokio::time::Instant::now() + PATIENCE;
+/// Asks again and again until the answer is as it should be.
+async fn wait(
+    client: &mut Client,
+    command: &[&str],
+    what: &str,
+    holds: impl Fn(&Reply) -> bool + Send,
+) -> Result<()> {
+    let start = tokio::time::Instant::now();
     loop {
-        if holds().await.with_context(|| format!("while waiting for {what}"))? {
+        let answer = client.ok(command).await.with_context(|| format!("while waiting for {what}"))?;
+        if holds(&answer) {
+            tracing::debug!(waited = ?start.elapsed(), "{what}");
             return Ok(());
         }
-        if tokio::time::Instant::now() > end {
+        if start.elapsed() > PATIENCE {
             bail!("waited {} s in vain for {what}", PATIENCE.as_secs());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -43,6 +43,8 @@ pub(super) fn node_configuration(plan: &NodePlan, around: &Surroundings<'_>) -> 
         "daemonize no".to_owned(),
         "shutdown-timeout 0".to_owned(),
         "repl-diskless-sync-delay 0".to_owned(),
+        // A cluster lists a replica once its offset has moved, which the first of these pings does.
+        "repl-ping-replica-period 1".to_owned(),
         format!("dir {}", around.folder.display()),
         format!("aclfile {}", around.folder.join("users.acl").display()),
         format!("masteruser {TEST_ADMIN}"),

@@ -61,8 +61,8 @@ pub async fn start(
     for layout in &layouts {
         start_nodes(paths, packages, options, layout, &certificates, &users)?;
     }
+    wait_for_all(paths, &layouts, &certificates, &options.passwords.test_admin).await?;
     for layout in &layouts {
-        wait_until_ready(paths, layout, &certificates, &options.passwords.test_admin).await?;
         start_reader(paths, layout)?;
     }
     let resources = layouts.iter().map(|l| l.cache(users_file(&folder, &l.resource))).collect();
@@ -143,6 +143,25 @@ fn iam_users(users: &[&CacheUser]) -> serde_json::Value {
         (user.name.clone(), json!({ "auth": auth }))
     });
     json!({ "users": entries.collect::<serde_json::Map<_, _>>() })
+}
+
+/// All caches at once: each takes seconds in which it mostly waits.
+async fn wait_for_all(
+    paths: &Paths,
+    layouts: &[Layout],
+    certificates: &Certificates,
+    password: &str,
+) -> Result<()> {
+    let mut caches = tokio::task::JoinSet::new();
+    for layout in layouts {
+        let (paths, layout, certificates) = (paths.clone(), layout.clone(), certificates.clone());
+        let password = password.to_owned();
+        caches.spawn(async move { wait_until_ready(&paths, &layout, &certificates, &password).await });
+    }
+    while let Some(ready) = caches.join_next().await {
+        ready.context("a waiting task ended early")??;
+    }
+    Ok(())
 }
 
 async fn wait_until_ready(
