@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use keystile_world::front::{FrontArguments, front_command};
+use keystile_world::lambda::{InvokeArguments, invoke_command};
 use keystile_world::load_balancer::{Balancer, Target};
 use keystile_world::packages::Packages;
 use keystile_world::servers::{Manifest, restart_node};
@@ -38,6 +40,11 @@ enum Verb {
         /// The node.
         node: String,
     },
+    /// The front: every AWS service at one address (started by `up`).
+    #[command(hide = true)]
+    Front(FrontArguments),
+    /// Run a function once, as its schedule would: discover, sync-labels, rotate.
+    Invoke(InvokeArguments),
     /// The load balancer's stand-in (started by `up`).
     #[command(hide = true)]
     LoadBalancer {
@@ -57,7 +64,12 @@ enum Verb {
 async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
-    match run(Arguments::parse().verb).await {
+    let verb = Arguments::parse().verb;
+    if let Verb::Invoke(arguments) = &verb {
+        // Its exit code says whether the function itself failed.
+        return invoke_command(arguments).await;
+    }
+    match run(verb).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("{error:#}"));
@@ -78,6 +90,8 @@ async fn run(verb: Verb) -> Result<()> {
         Verb::Ps => list(&paths),
         Verb::Packages => Packages::fetch(&paths.repository, &paths.packages),
         Verb::RestartNode { node } => restart(&paths, &node).await,
+        Verb::Front(arguments) => front_command(arguments).await,
+        Verb::Invoke(arguments) => anyhow::bail!("{} ran without its exit code", arguments.function),
         Verb::LoadBalancer { listen, control, targets } => {
             Balancer::new(paths, targets).serve(listen, control).await
         }
