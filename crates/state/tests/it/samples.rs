@@ -1,0 +1,55 @@
+//! Entities to write: users for the access feed, name claims for the inventory feed. `mark` tells images of
+//! one entity apart.
+
+use keystile_model::arn::Arn;
+use keystile_model::feed::{Change, Entity, EntityKey, EntityKind, Feed};
+use keystile_model::name::{DatabaseName, UserName};
+use keystile_model::policy::NameClaim;
+use keystile_model::user::User;
+
+/// The time that tests write at, in Unix seconds.
+pub(crate) const NOW: i64 = 1_800_000_000;
+
+fn kind(feed: Feed) -> EntityKind {
+    match feed {
+        Feed::Access => EntityKind::User,
+        Feed::Inventory => EntityKind::NameClaim,
+    }
+}
+
+pub(crate) fn entity(feed: Feed, id: &str, mark: i64) -> Entity {
+    match feed {
+        Feed::Access => Entity::User(User {
+            name: UserName::parse(id).unwrap(),
+            roles: Default::default(),
+            traits: Default::default(),
+            not_before: Some(mark),
+        }),
+        Feed::Inventory => Entity::NameClaim(NameClaim {
+            name: DatabaseName::parse(id).unwrap(),
+            arn: Arn::parse(format!("arn:aws:elasticache:us-east-1:123456789012:replicationgroup:{id}"))
+                .unwrap(),
+            vanished_at: Some(mark),
+        }),
+    }
+}
+
+pub(crate) fn key(feed: Feed, id: &str) -> EntityKey {
+    EntityKey { kind: kind(feed), id: id.to_owned() }
+}
+
+pub(crate) fn put(feed: Feed, id: &str, mark: i64) -> Change {
+    Change::Put(entity(feed, id, mark))
+}
+
+pub(crate) fn delete(feed: Feed, id: &str) -> Change {
+    Change::Delete(key(feed, id))
+}
+
+pub(crate) fn mark(entity: &Entity) -> i64 {
+    match entity {
+        Entity::User(user) => user.not_before.unwrap(),
+        Entity::NameClaim(claim) => claim.vanished_at.unwrap(),
+        other => panic!("no sample: {other:?}"),
+    }
+}
