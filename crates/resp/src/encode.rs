@@ -146,7 +146,10 @@ mod tests {
         let three = written(|out| hello(out, Protocol::Resp3, &told));
         assert!(two.starts_with("*14\r\n$6\r\nserver\r\n$6\r\nvalkey\r\n"), "{two:?}");
         assert!(three.starts_with("%7\r\n") && three.contains("$5\r\nproto\r\n:3\r\n"), "{three:?}");
-        assert_eq!(two.split_once("\r\n").unwrap().1.replace(":2\r\n", ":3\r\n"), three.split_once("\r\n").unwrap().1);
+        assert_eq!(
+            two.split_once("\r\n").unwrap().1.replace(":2\r\n", ":3\r\n"),
+            three.split_once("\r\n").unwrap().1
+        );
     }
 
     #[test]

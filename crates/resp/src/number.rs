@@ -97,7 +97,10 @@ mod tests {
 
     #[test]
     fn refuses_what_the_server_refuses() {
-        for text in ["+1\r\n", "01\r\n", "00\r\n", "-0\r\n", "- 1\r\n", " 1\r\n", "1 \r\n", "\r\n", "1\rX", "x", "-\r\n"] {
+        for text in [
+            "+1\r\n", "01\r\n", "00\r\n", "-0\r\n", "- 1\r\n", " 1\r\n", "1 \r\n", "\r\n", "1\rX", "x",
+            "-\r\n",
+        ] {
             assert_eq!(read(text.as_bytes(), 0), Line::Invalid, "{text:?}");
         }
         assert_eq!(read(b"9223372036854775808\r\n", 0), Line::Invalid);

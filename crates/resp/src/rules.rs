@@ -24,7 +24,9 @@ pub struct CommandSet {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RuleError {
     /// It is not written as a command rule.
-    #[error("'{0}' is no command rule: write +command, -command, +@category, -@category, allcommands or nocommands")]
+    #[error(
+        "'{0}' is no command rule: write +command, -command, +@category, -@category, allcommands or nocommands"
+    )]
     Syntax(String),
     /// No server that we know has this command.
     #[error("'{rule}' names an unknown command")]
@@ -151,7 +153,8 @@ impl CommandSet {
             Some((name, subcommand)) => (name, Some(subcommand)),
             None => (name, None),
         };
-        let id = command::find(name.as_bytes()).ok_or_else(|| RuleError::UnknownCommand { rule: rule.to_owned() })?;
+        let id = command::find(name.as_bytes())
+            .ok_or_else(|| RuleError::UnknownCommand { rule: rule.to_owned() })?;
         match subcommand {
             None => {
                 self.put(id, allow);

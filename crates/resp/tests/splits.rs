@@ -104,8 +104,10 @@ fn replies_cut_at_every_byte_read_the_same() {
 
 /// Pieces of the language, whole and broken, in any order.
 fn piece(samples: &'static [&'static [u8]]) -> impl Strategy<Value = Vec<u8>> {
-    let crumbs: Vec<&'static [u8]> =
-        vec![b"*", b"$", b"|", b"%", b">", b"?", b";", b".", b"1", b"2", b"0", b"-", b"\r", b"\n", b"\r\n", b"\"", b"'", b"\\", b"x", b" "];
+    let crumbs: Vec<&'static [u8]> = vec![
+        b"*", b"$", b"|", b"%", b">", b"?", b";", b".", b"1", b"2", b"0", b"-", b"\r", b"\n", b"\r\n", b"\"",
+        b"'", b"\\", b"x", b" ",
+    ];
     prop_oneof![
         4 => prop::sample::select(samples).prop_map(<[u8]>::to_vec),
         2 => prop::sample::select(crumbs).prop_map(<[u8]>::to_vec),

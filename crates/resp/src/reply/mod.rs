@@ -32,8 +32,7 @@ pub struct Limits {
 
 impl Limits {
     /// Room for whatever a server sends.
-    pub const DEFAULT: Self =
-        Self { depth: 128, bulk: 1 << 40, elements: 1 << 32, whole: 16 * 1024 };
+    pub const DEFAULT: Self = Self { depth: 128, bulk: 1 << 40, elements: 1 << 32, whole: 16 * 1024 };
 }
 
 impl Default for Limits {

@@ -132,8 +132,7 @@ impl ReplyScanner {
     /// where nothing is pending, or where [`Frame::text`] is still on its way.
     pub fn stream(&mut self, buf: &[u8]) -> Option<Frame> {
         self.pending()?;
-        let reading_text = matches!(self.phase, Phase::Line { show: true, .. });
-        (!reading_text && self.text_is_settled(buf)).then(|| self.begin_stream())
+        self.text_is_settled(buf).then(|| self.begin_stream())
     }
 
     fn walk(&mut self, buf: &[u8]) -> Result<Step, ReplyError> {
@@ -151,7 +150,8 @@ impl ReplyScanner {
                 return Ok(self.finish());
             }
             if !self.streaming && self.extent() > self.limits.whole {
-                if !self.begun {
+                // Neither the kind nor the text is known before such attributes end.
+                if !self.begun || (self.first && !self.outer.is_empty()) {
                     return Err(ReplyError::AttributeTooLong);
                 }
                 if self.text_is_settled(buf) {
@@ -175,7 +175,8 @@ impl ReplyScanner {
 
     #[inline]
     fn text_is_settled(&self, buf: &[u8]) -> bool {
-        !self.first && (!self.frame.shown || self.frame.text.end() <= buf.len())
+        let on_its_way = self.first || matches!(self.phase, Phase::Line { show: true, .. });
+        !on_its_way && (!self.frame.shown || self.frame.text.end() <= buf.len())
     }
 
     /// Reads the first line of the value at `pos`.
@@ -187,7 +188,8 @@ impl ReplyScanner {
         }
         let top = self.level.of == Of::Top;
         // An attribute before the first element opens a level of its own: its parts are not the first.
-        let outset = Outset { top, first: self.first && self.outer.is_empty() && self.level.of == Of::Counted };
+        let outset =
+            Outset { top, first: self.first && self.outer.is_empty() && self.level.of == Of::Counted };
         let progress = match marker {
             b'$' | b'=' | b'!' => self.bulk(buf, marker, outset)?,
             b'*' | b'%' | b'~' | b'>' | b'|' => self.aggregate(buf, marker, outset)?,
@@ -228,7 +230,7 @@ impl ReplyScanner {
         if ends == Some(false) {
             return Err(ReplyError::MissingCrlf);
         }
-        if show && !self.streaming && (long || ends.is_some()) {
+        if show && !self.streaming && (ends.is_some() || (long && end - self.pos >= SHOWN_TEXT)) {
             self.frame.show(Span::new(self.pos, end));
             self.phase = Phase::Line { searched: end, show: false };
         }
@@ -394,7 +396,9 @@ impl ReplyScanner {
         loop {
             match self.level.of {
                 Of::Top => return true,
-                Of::Streamed { .. } | Of::StreamedAttribute => self.level.count = self.level.count.wrapping_add(1),
+                Of::Streamed { .. } | Of::StreamedAttribute => {
+                    self.level.count = self.level.count.wrapping_add(1)
+                }
                 Of::Chunks => {}
                 Of::Counted | Of::Attribute => {
                     self.level.count -= 1;

@@ -26,7 +26,9 @@ pub(super) fn next_word(line: &[u8], at: usize) -> Result<Option<Word>, Unbalanc
     let mut at = start;
     loop {
         match line.get(at) {
-            None | Some(b' ' | b'\n' | b'\r' | b'\t') => return Ok(Some(Word { start, end: at, quoted: false })),
+            None | Some(b' ' | b'\n' | b'\r' | b'\t') => {
+                return Ok(Some(Word { start, end: at, quoted: false }));
+            }
             Some(&quote @ (b'"' | b'\'')) => {
                 let end = closing_quote(line, at + 1, quote)?;
                 return Ok(Some(Word { start, end, quoted: true }));

@@ -194,7 +194,7 @@ impl Scanner {
         if !self.streaming && usize::from(self.current.known) < self.current.spans.len() {
             self.current.known += 1;
             if self.current.known == 1 {
-                return check_http(&self.current, buf);
+                return self.current.spans.first().and_then(|name| name.of(buf)).map_or(Ok(()), check_http);
             }
         }
         Ok(())
@@ -203,7 +203,9 @@ impl Scanner {
     fn bulk_length(&self, value: i64) -> Result<usize, RequestError> {
         match (u64::try_from(value), usize::try_from(value)) {
             (Ok(long), Ok(length)) if long <= self.limits.bulk => Ok(length),
-            (Ok(_), _) if self.limits.before_auth_total.is_some() => Err(RequestError::UnauthenticatedBulkLength),
+            (Ok(_), _) if self.limits.before_auth_total.is_some() => {
+                Err(RequestError::UnauthenticatedBulkLength)
+            }
             _ => Err(RequestError::InvalidBulkLength),
         }
     }
@@ -212,7 +214,9 @@ impl Scanner {
     #[inline]
     fn admit(&self, end: usize) -> Result<(), RequestError> {
         match self.limits.before_auth_total {
-            Some(most) if self.consumed.saturating_add(end as u64) > most => Err(RequestError::TooMuchBeforeAuth),
+            Some(most) if self.consumed.saturating_add(end as u64) > most => {
+                Err(RequestError::TooMuchBeforeAuth)
+            }
             _ => Ok(()),
         }
     }
@@ -294,17 +298,18 @@ fn read_inline(line: &[u8], len: usize) -> Result<Request, RequestError> {
         request.argc += 1;
         request.keep(Span::new(word.start, word.end), word.quoted);
     }
-    check_http(&request, line)?;
-    Ok(request)
+    match request.name(line) {
+        Some(name) => check_http(&name).map(|()| request),
+        None => Ok(request),
+    }
 }
 
 /// `POST` and `Host:` are what the server itself takes for an attack from a browser.
 #[inline]
-fn check_http(request: &Request, buf: &[u8]) -> Result<(), RequestError> {
-    let first = request.spans.first().filter(|_| request.known > 0);
-    match first.and_then(|span| span.of(buf)) {
-        Some(name @ [_, _, _, _]) if name.eq_ignore_ascii_case(b"POST") => Err(RequestError::Http),
-        Some(name @ [_, _, _, _, _]) if name.eq_ignore_ascii_case(b"Host:") => Err(RequestError::Http),
+fn check_http(name: &[u8]) -> Result<(), RequestError> {
+    match name {
+        [_, _, _, _] if name.eq_ignore_ascii_case(b"POST") => Err(RequestError::Http),
+        [_, _, _, _, _] if name.eq_ignore_ascii_case(b"Host:") => Err(RequestError::Http),
         _ => Ok(()),
     }
 }

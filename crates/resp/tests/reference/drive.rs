@@ -1,6 +1,6 @@
 //! Drives the scanners over an input that is cut into pieces, as a proxy would, and writes down what they saw.
 
-#![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(dead_code, unreachable_pub, reason = "each test takes what it needs")]
 
 use keystile_resp::reply::{self, Kind, ReplyError, ReplyScanner};
 use keystile_resp::request::{self, Request, RequestError, Scanner};
@@ -116,7 +116,11 @@ pub fn requests(
             request::Step::Body { len, end } => {
                 let mut seen = open.take().expect("a body has a head");
                 seen.len += len;
-                if end { all.push(seen) } else { open = Some(seen) }
+                if end {
+                    all.push(seen)
+                } else {
+                    open = Some(seen)
+                }
                 len
             }
         };
@@ -174,7 +178,11 @@ pub fn replies(
             reply::Step::Body { len, end } => {
                 let mut seen = open.take().expect("a body has a head");
                 seen.len += len;
-                if end { all.push(seen) } else { open = Some(seen) }
+                if end {
+                    all.push(seen)
+                } else {
+                    open = Some(seen)
+                }
                 len
             }
         };
