@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -12,6 +13,7 @@ use keystile_world::load_balancer::{Balancer, Target};
 use keystile_world::packages::Packages;
 use keystile_world::servers::{Manifest, restart_node};
 use keystile_world::world::process::Running;
+use keystile_world::world::schedules;
 use keystile_world::world::up::Settings;
 use keystile_world::world::{Paths, down, up};
 
@@ -45,6 +47,12 @@ enum Verb {
     Front(FrontArguments),
     /// Run a function once, as its schedule would: discover, sync-labels, rotate.
     Invoke(InvokeArguments),
+    /// The schedules (started by `up` where `KEYSTILE_SCHEDULES=on`).
+    #[command(hide = true)]
+    Schedules {
+        /// The command that runs a function once.
+        invoke: PathBuf,
+    },
     /// The load balancer's stand-in (started by `up`).
     #[command(hide = true)]
     LoadBalancer {
@@ -92,6 +100,10 @@ async fn run(verb: Verb) -> Result<()> {
         Verb::RestartNode { node } => restart(&paths, &node).await,
         Verb::Front(arguments) => front_command(arguments).await,
         Verb::Invoke(arguments) => anyhow::bail!("{} ran without its exit code", arguments.function),
+        Verb::Schedules { invoke } => {
+            schedules::run(&invoke).await;
+            Ok(())
+        }
         Verb::LoadBalancer { listen, control, targets } => {
             Balancer::new(paths, targets).serve(listen, control).await
         }

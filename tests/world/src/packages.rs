@@ -1,4 +1,4 @@
-//! What `setup/packages.py` has fetched: Valkey's programs and ministack, and how to start them.
+//! What `setup/packages` has fetched: Valkey's programs and ministack, and how to start them.
 //!
 //! It looks and never downloads: the script does, and says what.
 
@@ -22,7 +22,7 @@ impl Packages {
     /// # Errors
     /// When Python is missing or the script stops; it has then said why on standard error.
     pub fn fetch(repository: &Path, into: &Path) -> Result<()> {
-        let script = repository.join("tests/world/setup/packages.py");
+        let script = repository.join("tests/world/setup/packages");
         let status = Command::new("python3")
             .arg(&script)
             .arg("--into")
@@ -46,7 +46,7 @@ impl Packages {
         for program in [found.program("valkey-server"), found.program("valkey-cli"), found.ministack()] {
             if !program.exists() || found.version.is_empty() {
                 bail!(
-                    "{} is missing; run: python3 tests/world/setup/packages.py --into {}",
+                    "{} is missing; run: tests/world/setup/packages --into {}",
                     program.display(),
                     folder.display()
                 );

@@ -3,7 +3,7 @@
 //! Without a base they are looked for below the range from which the kernel takes the ports of outgoing
 //! connections, so that none is lost between the look and the use. With a base they are fixed: the front
 //! takes the base itself, then the load balancer, its control port, both proxies with their metrics,
-//! ministack, and from base + 10 on the cache servers.
+//! ministack, the access function's URL, the front's control port, and from base + 10 on the cache servers.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -22,6 +22,10 @@ pub struct ServicePorts {
     pub proxies: [(u16, u16); 2],
     /// ministack, behind the front.
     pub ministack: u16,
+    /// The access function's URL.
+    pub access: u16,
+    /// The front's control port: faults, calls, credentials of roles.
+    pub control: u16,
 }
 
 /// Hands out ports, each once.
@@ -50,6 +54,8 @@ impl Ports {
             load_balancer: (self.take()?, self.take()?),
             proxies: [(self.take()?, self.take()?), (self.take()?, self.take()?)],
             ministack: self.take()?,
+            access: self.take()?,
+            control: self.take()?,
         };
         if let Some(base) = self.base {
             self.next = base.saturating_add(10);
@@ -99,7 +105,7 @@ mod tests {
         let mut ports = Ports::new(Some(base), 0);
         let Ok(services) = ports.services() else { return };
         assert_eq!(services.front, base);
-        assert_eq!(services.ministack, base + 7);
+        assert_eq!((services.ministack, services.control), (base + 7, base + 9));
         assert_eq!(ports.next, base + 10);
     }
 

@@ -8,7 +8,7 @@ use super::environment::Environment;
 use super::paths::{Paths, replace_file};
 use super::ports::{Ports, ServicePorts};
 use super::process::{Running, Spec, stop};
-use super::{ministack, proxies, setup};
+use super::{front, homes, ministack, proxies, setup};
 use crate::fixture::{self, HOME_ACCOUNT, HOME_REGION, Kind, Passwords};
 use crate::packages::Packages;
 use crate::servers::{self, Manifest};
@@ -23,8 +23,12 @@ pub struct Settings {
     pub port_base: Option<u16>,
     /// `KEYSTILE_IAM_LIFE_S`, 12 hours by default.
     pub iam_life: Duration,
-    /// `KEYSTILE_FLEET`.
-    pub fleet: usize,
+    /// `KEYSTILE_UPDATE_DELAY_S`, 2 s by default: how long a user stays `modifying`.
+    pub update_delay: Duration,
+    /// `KEYSTILE_FLEET`: so many more replication groups, and pages as large as asked for.
+    pub fleet: Option<usize>,
+    /// `KEYSTILE_SCHEDULES=on`: the functions run at their rates by themselves.
+    pub schedules: bool,
     /// Only the cache servers.
     pub servers_only: bool,
 }
@@ -35,27 +39,33 @@ impl Settings {
     /// # Errors
     /// When a variable is not a number of its kind.
     pub fn from_environment() -> Result<Self> {
-        let life = number("KEYSTILE_IAM_LIFE_S", 43_200.0)?;
         Ok(Self {
-            port_base: match std::env::var("KEYSTILE_PORT_BASE") {
-                Ok(text) => Some(text.parse().context("KEYSTILE_PORT_BASE is no port")?),
-                Err(_) => None,
-            },
-            iam_life: Duration::try_from_secs_f64(life).context("KEYSTILE_IAM_LIFE_S is no time")?,
-            fleet: number("KEYSTILE_FLEET", 0)?,
+            port_base: number("KEYSTILE_PORT_BASE")?,
+            iam_life: seconds("KEYSTILE_IAM_LIFE_S", 43_200.0)?,
+            update_delay: seconds("KEYSTILE_UPDATE_DELAY_S", 2.0)?,
+            fleet: number("KEYSTILE_FLEET")?,
+            schedules: std::env::var("KEYSTILE_SCHEDULES").is_ok_and(|value| value == "on"),
             servers_only: false,
         })
     }
 }
 
-fn number<T: std::str::FromStr>(name: &str, default: T) -> Result<T> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().ok().with_context(|| format!("{name} is {text:?}, which is no such number")),
-        Err(_) => Ok(default),
+fn number<T: std::str::FromStr>(name: &str) -> Result<Option<T>> {
+    match std::env::var(name).ok().filter(|text| !text.is_empty()) {
+        Some(text) => match text.parse() {
+            Ok(value) => Ok(Some(value)),
+            Err(_) => bail!("{name} is {text:?}, which is no such number; unset it or correct it"),
+        },
+        None => Ok(None),
     }
 }
 
-/// Starts the world and returns its environment. `say` is told of each step. One that runs already is
+fn seconds(name: &str, default: f64) -> Result<Duration> {
+    let value = number(name)?.unwrap_or(default);
+    Duration::try_from_secs_f64(value).with_context(|| format!("{name} is {value}, which is no time"))
+}
+
+/// Starts the world and writes down its environment. `say` is told of each step. One that runs already is
 /// left as it is.
 ///
 /// # Errors
@@ -129,14 +139,14 @@ async fn bring_up(paths: &Paths, settings: &Settings, say: &impl Fn(&str)) -> Re
 
     say(&format!("starting the cache servers, Valkey {}", packages.version));
     let options = servers::Options {
-        resources: fixture::resources(&packages.version, settings.fleet),
+        resources: fixture::resources(&packages.version, 0),
         passwords: passwords.clone(),
         iam_life: settings.iam_life,
     };
     let manifest = servers::start(paths, &packages, &options, &mut ports, say).await?;
     let mut environment = cache_environment(paths, &manifest, &passwords)?;
     if !settings.servers_only {
-        bring_up_services(paths, &packages, &services, &mut environment, say).await?;
+        bring_up_services(paths, &packages, settings, &services, &mut environment, say).await?;
     }
     environment.write(&paths.env())?;
     say(&format!("up: source {}; `make down` ends it", paths.env().display()));
@@ -146,16 +156,40 @@ async fn bring_up(paths: &Paths, settings: &Settings, say: &impl Fn(&str)) -> Re
 async fn bring_up_services(
     paths: &Paths,
     packages: &Packages,
+    settings: &Settings,
     ports: &ServicePorts,
     environment: &mut Environment,
     say: &impl Fn(&str),
 ) -> Result<()> {
-    say("starting ministack");
+    say("starting ministack and the front, which together are AWS");
     ministack::start(paths, packages, ports.ministack).await?;
+    let front = front::start(paths, ports, settings.update_delay, settings.fleet).await?;
+    homes::make(paths, &front)?;
+    aws_environment(&front, environment);
     start_load_balancer(paths, ports)?;
     environment.set("KEYSTILE_FRONT_ADDR", format!("127.0.0.1:{}", ports.load_balancer.0));
     environment.set("KEYSTILE_FRONT_CONTROL_URL", format!("http://127.0.0.1:{}", ports.load_balancer.1));
-    setup::install(paths, ports, environment).await.context("the set-up failed")
+    say("setting Keystile up");
+    let ground = setup::Ground { paths, ports, front: &front };
+    setup::install(&ground, environment).await.context("the set-up failed")?;
+    if settings.schedules {
+        let spec = Spec::new("schedules", servers::world_program()?)
+            .arg("schedules")
+            .arg(front.invoke.display().to_string());
+        Running::start(paths, spec)?;
+    }
+    Ok(())
+}
+
+/// Where AWS is, and the admin's keys.
+fn aws_environment(front: &front::FrontFile, environment: &mut Environment) {
+    environment.set("AWS_ENDPOINT_URL", &front.endpoint_url);
+    environment.set("KEYSTILE_FAULTS_URL", &front.faults_url);
+    environment.set("KEYSTILE_ACCESS_URL", &front.access_url);
+    environment.set("KEYSTILE_INVOKE", front.invoke.display().to_string());
+    for (name, value) in front.users.get("keystile-admin").into_iter().flatten() {
+        environment.set(name, value);
+    }
 }
 
 fn start_load_balancer(paths: &Paths, ports: &ServicePorts) -> Result<Running> {
