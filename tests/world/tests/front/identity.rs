@@ -1,0 +1,109 @@
+//! Who may call: signatures, roles, and the keys that the servers learn.
+
+use aws_credential_types::Credentials;
+use aws_sdk_elasticache::error::ProvideErrorMetadata;
+
+use crate::ground::Ground;
+
+fn code<E: ProvideErrorMetadata>(error: &E) -> &str {
+    error.code().unwrap_or("")
+}
+
+#[tokio::test]
+async fn a_wrong_secret_and_an_unknown_key_are_refused_in_the_words_of_each_protocol() {
+    let ground = Ground::new().await;
+    let env = ground.front.users["keystile-admin"].env();
+    let wrong =
+        ground.sdk(Credentials::new(&env["AWS_ACCESS_KEY_ID"], "wrong", None, None, "t"), "us-east-1").await;
+    let root = ground.sdk(Credentials::new("123456789012", "x", None, None, "t"), "us-east-1").await;
+    for (config, query, json) in [
+        (wrong, "SignatureDoesNotMatch", "InvalidSignatureException"),
+        (root, "InvalidClientTokenId", "UnrecognizedClientException"),
+    ] {
+        let cache = aws_sdk_elasticache::Client::new(&config).describe_users().send().await.unwrap_err();
+        assert_eq!(code(&cache), query);
+        let memorydb = aws_sdk_memorydb::Client::new(&config).describe_users().send().await.unwrap_err();
+        assert_eq!(memorydb.code(), Some(json));
+        let sts = aws_sdk_sts::Client::new(&config).get_caller_identity().send().await.unwrap_err();
+        assert_eq!(sts.code(), Some(query));
+        let table = aws_sdk_dynamodb::Client::new(&config).list_tables().send().await.unwrap_err();
+        assert_eq!(table.code(), Some(json));
+    }
+    assert!(ground.front.calls().iter().all(|call| call.caller.is_empty() && call.status >= 400));
+}
+
+#[tokio::test]
+async fn the_second_account_opens_with_its_external_id_alone() {
+    let ground = Ground::new().await;
+    let sts = aws_sdk_sts::Client::new(&ground.admin().await);
+    let assume = |id: Option<&str>| {
+        sts.assume_role()
+            .role_arn("arn:aws:iam::210987654321:role/keystile-discovery")
+            .role_session_name("test")
+            .set_external_id(id.map(str::to_owned))
+            .send()
+    };
+    for wrong in [None, Some("keystile-other")] {
+        let error = assume(wrong).await.unwrap_err();
+        assert_eq!(error.code(), Some("AccessDenied"));
+    }
+    let got = assume(Some("keystile-test")).await.unwrap();
+    let key = got.credentials().unwrap().access_key_id();
+    let known = &ground.keys_file()["keys"][key];
+    assert_eq!(known["arn"], "arn:aws:sts::210987654321:assumed-role/keystile-discovery/test");
+    assert_eq!(known["connect_accounts"], serde_json::json!(["210987654321"]));
+    assert_eq!(known["session_token"], got.credentials().unwrap().session_token());
+
+    let groups =
+        aws_sdk_elasticache::Client::new(&ground.abroad().await).describe_replication_groups().send().await;
+    let groups = groups.unwrap();
+    let ids: Vec<_> =
+        groups.replication_groups().iter().filter_map(|group| group.replication_group_id()).collect();
+    assert_eq!(ids, ["impostor", "orders"]);
+}
+
+#[tokio::test]
+async fn functions_chain_into_the_second_account_and_people_do_not() {
+    let ground = Ground::new().await;
+    let discover =
+        ground.front.role_credentials("keystile-discover", "keystile-discover", 3600).await.unwrap();
+    let role = ground.config(discover, "us-east-1").await;
+    let arn = "arn:aws:iam::210987654321:role/keystile-discovery";
+    let chain = |config: aws_config::SdkConfig| async move {
+        aws_sdk_sts::Client::new(&config)
+            .assume_role()
+            .role_arn(arn)
+            .role_session_name("chained")
+            .external_id("keystile-test")
+            .send()
+            .await
+    };
+    chain(role).await.unwrap();
+    assert!(chain(ground.user("alice").await).await.is_err());
+
+    let alice = ground.user("alice").await;
+    let me = aws_sdk_sts::Client::new(&alice).get_caller_identity().send().await.unwrap();
+    assert_eq!(me.arn(), Some("arn:aws:iam::123456789012:user/alice"));
+    let denied = aws_sdk_elasticache::Client::new(&alice).describe_users().send().await.unwrap_err();
+    assert_eq!(code(&denied), "AccessDenied");
+    let denied = aws_sdk_dynamodb::Client::new(&alice).list_tables().send().await.unwrap_err();
+    assert_eq!(denied.code(), Some("AccessDeniedException"));
+}
+
+#[tokio::test]
+async fn a_session_token_of_another_key_is_refused() {
+    let ground = Ground::new().await;
+    let role = ground.front.role_credentials("keystile-proxy", "task", 3600).await.unwrap().env();
+    let forged = Credentials::new(
+        &role["AWS_ACCESS_KEY_ID"],
+        &role["AWS_SECRET_ACCESS_KEY"],
+        Some("another".into()),
+        None,
+        "test",
+    );
+    let forged = ground.sdk(forged, "us-east-1").await;
+    let error = aws_sdk_elasticache::Client::new(&forged).describe_users().send().await.unwrap_err();
+    assert_eq!(code(&error), "InvalidClientTokenId");
+    let key = &ground.keys_file()["keys"][&role["AWS_ACCESS_KEY_ID"]];
+    assert_eq!(key["connect_accounts"], serde_json::json!(["123456789012"]));
+}
