@@ -1,0 +1,138 @@
+"""Caches are found, named and labelled; failures of a listing lose nothing."""
+
+import json
+
+import pytest
+import yaml
+
+HOME, SECOND = "123456789012", "210987654321"
+EXPECTED = {
+    "orders", "orders-reader", "sessions", "carts", "carts-reader", "ledger",
+    "orders-elasticache-eu-west-1-210987654321", "impostor-elasticache-eu-west-1-210987654321",
+}
+KEYS = {"name", "description", "kind", "engine", "engine_version", "endpoint_type", "uri", "region", "account_id",
+        "labels", "db_users", "health"}
+
+
+def databases(world, who="alice"):
+    return {row["name"]: row for row in world.json(who, "db", "ls")}
+
+
+def names(report, part):
+    return {row["name"] if isinstance(row, dict) else row for row in report[part]}
+
+
+def writes(calls, table):
+    written = ("PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem", "TransactWriteItems")
+    return [call for call in calls if call["service"] == "dynamodb" and call["operation"] in written
+            and table in str(call["resource"])]
+
+
+def test_the_fixture_yields_its_databases(world):
+    rows = databases(world)
+    assert set(rows) == EXPECTED
+    for row in rows.values():
+        assert KEYS <= set(row), row
+    orders = rows["orders"]
+    assert (orders["kind"], orders["endpoint_type"], orders["engine"]) == ("elasticache", "primary", "valkey")
+    assert (orders["region"], orders["account_id"], orders["db_users"]) == ("us-east-1", HOME, ["*"])
+    assert orders["labels"]["env"] == "prod" and orders["labels"]["team"] == "shop"
+    assert orders["labels"]["account-id"] == HOME and orders["labels"]["endpoint-type"] == "primary"
+    assert orders["engine_version"].startswith(("7.", "8.", "9."))
+    assert rows["orders-reader"]["endpoint_type"] == "reader"
+    assert rows["sessions"]["endpoint_type"] == "configuration"
+    assert (rows["carts"]["kind"], rows["carts"]["endpoint_type"]) == ("elasticache-serverless", "serverless")
+    assert rows["carts-reader"]["endpoint_type"] == "reader"
+    assert (rows["ledger"]["kind"], rows["ledger"]["endpoint_type"]) == ("memorydb", "cluster")
+    abroad = rows["orders-elasticache-eu-west-1-210987654321"]
+    assert (abroad["account_id"], abroad["region"], abroad["labels"]["team"]) == (SECOND, "eu-west-1", "emea")
+
+
+def test_what_is_left_out_says_why(world):
+    text = world.ok("alice", "discover", "status")
+    for word in ("plain", "tls disabled", "forming", "status creating", "impostor", "name-conflict"):
+        assert word in text, f"{word}:\n{text}"
+    report = world.json("alice", "discover", "status")
+    reasons = json.dumps(report)
+    assert "tls disabled" in reasons and "status creating" in reasons
+
+
+def test_the_impostor_takes_nothing(world):
+    rows = databases(world)
+    impostor = rows["impostor-elasticache-eu-west-1-210987654321"]
+    assert impostor["account_id"] == SECOND and impostor["labels"]["account-id"] == SECOND
+    assert rows["orders"]["account_id"] == HOME
+
+
+def test_a_second_run_writes_nothing_to_the_policy(world):
+    world.discover()
+    world.faults("DELETE", query="?calls")
+    report = world.discover()
+    calls = world.calls()
+    assert not names(report, "add") and not names(report, "change") and not names(report, "remove")
+    assert writes(calls, world["KEYSTILE_POLICY_TABLE"]) == []
+    assert len(writes(calls, world["KEYSTILE_RUNTIME_TABLE"])) <= 8
+
+
+def test_a_dry_run_writes_nothing_and_names_each(world):
+    world.faults("DELETE", query="?calls")
+    plan = world.json("alice", "discover", "run", "--dry-run")
+    assert {"add", "change", "remove", "skip"} <= set(plan)
+    assert {"plain", "forming"} <= names(plan, "skip")
+    assert writes(world.calls(), world["KEYSTILE_POLICY_TABLE"]) == []
+
+
+def test_a_dry_run_with_other_matchers(world, tmp_path):
+    file = tmp_path / "matchers.yaml"
+    file.write_text(yaml.safe_dump({
+        "kind": "matcher", "version": "ks1", "metadata": {"name": "home"},
+        "spec": {"types": ["memorydb"], "regions": ["us-east-1"], "tags": {"env": "prod"}, "import_tags": ["env"]}}))
+    plan = world.json("alice", "discover", "run", "--dry-run", "--matchers", file)
+    assert "ledger" not in names(plan, "remove")
+    assert set(databases(world)) == EXPECTED
+
+
+def test_only_an_editor_runs_it(world):
+    for who in ("bob", "dave"):
+        done = world.run(who, "discover", "run")
+        assert done.returncode == 5, done.stderr
+        assert "discovery" in done.stderr
+    assert world.run("bob", "discover", "run", "--dry-run").returncode == 5
+
+
+@pytest.mark.parametrize("fault", ["throttle", "error-before", "error-after", "drop"])
+@pytest.mark.parametrize("operation", ["elasticache:DescribeReplicationGroups", "memorydb:DescribeClusters",
+                                       "elasticache:DescribeServerlessCaches"])
+def test_a_failed_listing_keeps_what_it_could_not_see(world, operation, fault):
+    world.fault(operation, fault, count=50)
+    report = world.discover()
+    world.faults("DELETE")
+    assert not names(report, "remove")
+    assert any(not scope["complete"] for scope in report["scopes"]), report["scopes"]
+    assert set(databases(world)) == EXPECTED
+
+
+def test_a_missing_permission_is_named(world):
+    world.fault("elasticache:DescribeServerlessCaches", "error-before", count=50)
+    report = world.discover()
+    assert "DescribeServerlessCaches" in json.dumps(report["scopes"])
+
+
+def test_a_rename_happens_at_the_next_run(world):
+    client = world.aws("memorydb")
+    arn = "arn:aws:memorydb:us-east-1:123456789012:cluster/ledger"
+    client.tag_resource(ResourceArn=arn, Tags=[{"Key": "keystile.dev/name", "Value": "books"}])
+    try:
+        world.ok("alice", "discover", "run")
+        rows = databases(world)
+        assert "books" in rows and "ledger" not in rows
+        assert rows["books"]["labels"].get("keystile.dev/name") is None
+    finally:
+        client.untag_resource(ResourceArn=arn, TagKeys=["keystile.dev/name"])
+        world.ok("alice", "discover", "run")
+    assert set(databases(world)) == EXPECTED
+
+
+def test_a_user_that_is_new_is_known_after_a_run(world):
+    kinds = {row["name"] for row in world.json("alice", "get", "db_user")}
+    assert {"iam-ro", "iam-rw", "iam-admin", "managed-app", "static-app"} <= kinds

@@ -1,0 +1,103 @@
+"""Killing things, and what people see of it."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import redis
+from conftest import command, lines, until
+
+
+def world_binary(world):
+    return str(world["KEYSTILE_BIN"]).replace("keystile", "keystile-world") if False else None
+
+
+def node(world, resource, role="primary"):
+    rows = json.load(open(world["CACHE_NODES_FILE"]))
+    return next(row for row in rows if row["resource"] == resource and row["role"] == role and row["account"] == "123456789012")
+
+
+def test_dynamodb_away_refuses_new_sessions_and_keeps_live_ones(world):
+    live = world.redis("alice", "orders", "iam-ro")
+    assert live.ping()
+    route = world.route("alice", "orders", "iam-ro")
+    world.fault("dynamodb:*", "error-before", count=100_000)
+    try:
+        def refused():
+            sock = world.socket(route, route["server_name"])
+            sock.sendall(command("PING"))
+            got = lines(sock, 1)
+            sock.close()
+            return got and got[0].startswith("-") and got[0]
+
+        text = until(refused, 90, "the refusal of new sessions")
+        assert "keystile" in text and ("old" in text or "policy" in text), text
+        assert live.ping(), "a live session goes on"
+    finally:
+        world.faults("DELETE")
+
+    def served():
+        sock = world.socket(route, route["server_name"])
+        sock.sendall(command("PING"))
+        return lines(sock, 1) == ["+PONG"]
+
+    until(served, 20, "recovery")
+
+
+def test_a_killed_discovery_loses_nothing(world):
+    before = {row["name"] for row in world.json("alice", "db", "ls")}
+    world.fault("elasticache:DescribeReplicationGroups", "slow", count=10, seconds=5)
+    process = subprocess.Popen([world["KEYSTILE_INVOKE"], "discover"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               start_new_session=True)
+    time.sleep(1.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+    world.faults("DELETE")
+    assert {row["name"] for row in world.json("alice", "db", "ls")} == before
+
+    def again():
+        done = world.invoke("discover", check=False)
+        return done.returncode == 0 and not json.loads(done.stdout).get("remove")
+
+    until(again, 120, "a run after the killed one")
+    assert {row["name"] for row in world.json("alice", "db", "ls")} == before
+
+
+def test_the_cache_dies_during_a_session(world):
+    victim = node(world, "carts")
+    client = world.redis("alice", "carts", "iam-ro")
+    assert client.ping()
+    connection = client.connection_pool.get_connection()
+    os.kill(victim["pid"], signal.SIGKILL)
+    started = time.monotonic()
+    with pytest.raises(redis.exceptions.RedisError):
+        for _ in range(50):
+            connection.send_command("PING")
+            connection.read_response()
+            time.sleep(0.1)
+    assert time.monotonic() - started < 15
+    done = world.run("alice", "db", "connect", "carts", "--db-user", "iam-ro", "--", "PING")
+    assert done.returncode != 0 and "carts" in done.stderr + done.stdout
+    import conftest
+    subprocess.run([conftest.ROOT / "target/release/keystile-world", "restart-node", f"{victim.get('id') or 'carts-001'}"],
+                   check=True, capture_output=True, timeout=60)
+    until(lambda: world.run("alice", "db", "connect", "carts", "--db-user", "iam-ro", "--", "PING").returncode == 0, 60, "carts again")
+
+
+def test_sigterm_drains_the_proxy(world):
+    """The second proxy: readiness fails, nothing new is taken, the audit is whole; then it is started again."""
+    import conftest
+    route = world.route("alice", "orders", "iam-ro")
+    since = world.audit_length()
+    sock = world.socket(route, route["server_name"], world["KEYSTILE_PROXY2_ADDR"])
+    sock.sendall(command("PING"))
+    assert lines(sock, 1) == ["+PONG"]
+    os.kill(int(world["KEYSTILE_PROXY2_PID"]), signal.SIGTERM)
+    time.sleep(0.5)
+    with pytest.raises(OSError):
+        world.socket(route, route["server_name"], world["KEYSTILE_PROXY2_ADDR"], timeout=3).recv(1)
+    sock.close()
+    until(lambda: any(e["event"] == "db.session.end" and e["user"] == "alice" for e in world.audit(since)), 30, "the end in the audit")
