@@ -3,7 +3,8 @@
 //! It can do to a connection what the real one does: forget it silently after an idle time (whoever
 //! sends next gets a reset, nobody is told before), tell the target the client's address (proxy protocol
 //! v2), leave a target out of new connections, and end a target as ECS does: SIGTERM, and SIGKILL after
-//! 120 s. It also stands for the reader endpoint of the serverless cache, with one target.
+//! 120 s. It also stands for endpoints that are no node's own: the serverless
+//! cache's reader, and the configuration endpoint of a cluster, which leads to any node that lives.
 //!
 //! The control port speaks HTTP: `GET /` shows the settings and live connections, `PUT /` with
 //! [`Settings`] replaces them (for connections from then on), `POST /stop/<n>?kill-after=<seconds>` ends

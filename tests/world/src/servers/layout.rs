@@ -22,8 +22,9 @@ pub struct Layout {
     pub resource: Resource,
     /// Its nodes, primaries first.
     pub nodes: Vec<NodePlan>,
-    /// The port of the serverless reader endpoint.
-    pub reader_port: Option<u16>,
+    /// The port of an endpoint that is no node's own: the reader of a serverless cache, or what leads to
+    /// any node of a cluster, as the configuration endpoint's name does on AWS.
+    pub forwarded_port: Option<u16>,
 }
 
 /// One node to be started.
@@ -58,8 +59,9 @@ impl Layout {
             }
         }
         primaries.extend(replicas);
-        let reader_port = if resource.kind == Kind::Serverless { Some(ports.take()?) } else { None };
-        Ok(Self { resource: resource.clone(), nodes: primaries, reader_port })
+        let forwards = resource.cluster && (resource.kind == Kind::Serverless || primaries.len() > 1);
+        let forwarded_port = if forwards { Some(ports.take()?) } else { None };
+        Ok(Self { resource: resource.clone(), nodes: primaries, forwarded_port })
     }
 
     /// Its entry in the manifest.
@@ -84,13 +86,11 @@ impl Layout {
         let named = |pairs: Vec<(&str, Endpoint)>| {
             pairs.into_iter().map(|(name, endpoint)| (name.to_owned(), endpoint)).collect()
         };
+        let forwarded = self.forwarded_port.map_or(first.clone(), at);
         match (self.resource.kind, self.resource.cluster) {
-            (Kind::MemoryDb, _) => named(vec![("cluster", first)]),
-            (Kind::Serverless, _) => {
-                let reader = self.reader_port.map_or(first.clone(), at);
-                named(vec![("serverless", first), ("serverless-reader", reader)])
-            }
-            (Kind::ReplicationGroup, true) => named(vec![("configuration", first)]),
+            (Kind::MemoryDb, _) => named(vec![("cluster", forwarded)]),
+            (Kind::Serverless, _) => named(vec![("serverless", first), ("serverless-reader", forwarded)]),
+            (Kind::ReplicationGroup, true) => named(vec![("configuration", forwarded)]),
             (Kind::ReplicationGroup, false) => {
                 // Without a replica AWS's reader endpoint leads to the primary.
                 let reader = replica.map_or(first.clone(), |plan| at(plan.node.port));

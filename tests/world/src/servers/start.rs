@@ -63,7 +63,7 @@ pub async fn start(
     }
     wait_for_all(paths, &layouts, &certificates, &options.passwords.test_admin).await?;
     for layout in &layouts {
-        start_reader(paths, layout)?;
+        start_forwarder(paths, layout)?;
     }
     let resources = layouts.iter().map(|l| l.cache(users_file(&folder, &l.resource))).collect();
     let manifest = Manifest { ca_file: certificates.ca, version: packages.version.clone(), resources };
@@ -205,13 +205,15 @@ async fn wait_for_answer(
     }
 }
 
-/// The reader endpoint of a serverless cache is another port that leads to the same node.
-fn start_reader(paths: &Paths, layout: &Layout) -> Result<()> {
-    let (Kind::Serverless, Some(port)) = (layout.resource.kind, layout.reader_port) else { return Ok(()) };
-    let spec = Spec::new(format!("{}-reader", layout.resource.id), world_program()?)
-        .arg("load-balancer")
-        .arg(format!("--listen={port}"))
-        .arg(format!("--target=127.0.0.1:{}", layout.nodes[0].node.port));
+/// An endpoint that is no node's own: TCP to one of the nodes that live.
+fn start_forwarder(paths: &Paths, layout: &Layout) -> Result<()> {
+    let Some(port) = layout.forwarded_port else { return Ok(()) };
+    let Resource { kind, id, .. } = &layout.resource;
+    let name = if *kind == Kind::Serverless { format!("{id}-reader") } else { format!("{id}-endpoint") };
+    let mut spec = Spec::new(name, world_program()?).arg("load-balancer").arg(format!("--listen={port}"));
+    for plan in &layout.nodes {
+        spec = spec.arg(format!("--target=127.0.0.1:{}", plan.node.port));
+    }
     Running::start(paths, spec)?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use keystile_world::fixture::{
 };
 use keystile_world::packages::Packages;
 use keystile_world::servers::client::{Client, Reply};
-use keystile_world::servers::{Cache, Manifest, Options, Role, start};
+use keystile_world::servers::{Cache, Manifest, Options, Role, restart_node, start};
 use keystile_world::world::paths::replace_file;
 use keystile_world::world::ports::Ports;
 use keystile_world::world::process::Running;
@@ -274,4 +274,30 @@ async fn the_whole_fixture_answers_where_it_says() {
     let moved = first.call(&["SET", "foo", "1"]).await.unwrap().text();
     assert_eq!(moved, format!("MOVED 12182 localhost:{}", sessions.nodes[2].port));
     world.admin(sessions.nodes[2].port).await.ok(&["SET", "foo", "1"]).await.unwrap();
+    a_cluster_outlives_a_primary(&world, sessions).await;
+}
+
+/// The replica takes over within seconds, and the configuration endpoint leads to those that live.
+async fn a_cluster_outlives_a_primary(world: &World, sessions: &Cache) {
+    let primary = Running::find(&world.paths, &sessions.nodes[0].process).unwrap();
+    primary.signal(Signal::KILL);
+    let mut replica = world.admin(sessions.nodes[3].port).await;
+    let begin = Instant::now();
+    while replica.ok(&["ROLE"]).await.unwrap().elements()[0].text() != "master" {
+        assert!(begin.elapsed() < Duration::from_secs(15), "no failover");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for _ in 0..sessions.nodes.len() {
+        let mut any = world.admin(sessions.endpoints["configuration"].port).await;
+        assert_eq!(any.ok(&["CLUSTER", "SLOTS"]).await.unwrap().elements().len(), 3);
+    }
+    restart_node(&world.paths, &sessions.nodes[0]).await.unwrap();
+    let mut returned = None;
+    while returned.is_none() {
+        assert!(begin.elapsed() < Duration::from_secs(25), "the node did not come back");
+        let port = sessions.nodes[0].port;
+        let login = Client::login(&world.manifest.ca_file, port, TEST_ADMIN, &world.passwords.test_admin);
+        returned = login.await.ok();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
