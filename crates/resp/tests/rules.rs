@@ -6,12 +6,12 @@ use proptest::prelude::*;
 
 fn named(name: &str) -> Named {
     let mut words = name.split(' ');
-    let first = words.next().unwrap();
+    let first = words.next().expect("a name");
     command::resolve(first.as_bytes(), words.next().map(str::as_bytes))
 }
 
 fn permits(rules: &str, name: &str) -> bool {
-    CommandSet::compile(rules).unwrap().permits(named(name))
+    CommandSet::compile(rules).expect("sound rules").permits(named(name))
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn id(name: &str) -> CommandId {
 
 #[test]
 fn every_command_is_found_by_its_name_in_any_case() {
-    assert!(COUNT > 350);
+    const { assert!(COUNT > 350) };
     for id in all() {
         let command = id.command();
         for name in [command.name.to_owned(), command.name.to_ascii_uppercase()] {

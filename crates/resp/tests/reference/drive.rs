@@ -68,7 +68,9 @@ pub fn requests(
     let begin = |request: &Request, buffer: &[u8]| SeenRequest {
         len: request.len,
         argc: request.argc as usize,
-        args: (0..request.known()).map(|index| request.arg(buffer, index).unwrap().into_owned()).collect(),
+        args: (0..request.known())
+            .map(|index| request.arg(buffer, index).expect("well-formed").into_owned())
+            .collect(),
         streamed: true,
     };
     loop {

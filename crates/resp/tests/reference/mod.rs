@@ -231,14 +231,16 @@ fn one_reply(bytes: &[u8], limits: &reply::Limits) -> Result<Answered, Stop<Repl
 
 fn text(bytes: &[u8], at: usize, marker: u8) -> Option<Vec<u8>> {
     let line = |at: usize| {
-        let end = at + bytes[at..].windows(2).position(|pair| pair == b"\r\n").unwrap();
+        let end = at + bytes[at..].windows(2).position(|pair| pair == b"\r\n").expect("well-formed");
         (bytes[at + 1..end].to_vec(), end + 2)
     };
     let (mut text, next) = line(at);
     match marker {
         b'+' | b'-' => {}
         b'!' => {
-            text = bytes[next..next + String::from_utf8(text).unwrap().parse::<usize>().unwrap()].to_vec()
+            text = bytes[next..next
+                + String::from_utf8(text).expect("well-formed").parse::<usize>().expect("well-formed")]
+                .to_vec()
         }
         b'*' | b'>' if text != b"?" && text != b"0" && text != b"-1" => {
             let mut at = next;
@@ -251,7 +253,7 @@ fn text(bytes: &[u8], at: usize, marker: u8) -> Option<Vec<u8>> {
             match bytes[at] {
                 b'+' => text = head,
                 b'$' => {
-                    let length: usize = String::from_utf8(head).unwrap().parse().ok()?;
+                    let length: usize = String::from_utf8(head).expect("well-formed").parse().ok()?;
                     if length > reply::SHOWN_TEXT {
                         return None;
                     }
