@@ -12,6 +12,7 @@ pub mod db_user;
 pub mod decide;
 pub mod document;
 pub mod feed;
+pub mod gained;
 pub mod labels;
 pub mod matcher;
 pub mod name;
