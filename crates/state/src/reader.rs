@@ -263,10 +263,9 @@ impl Loaded {
 /// # Errors
 /// [`StoreError`] from the store.
 pub async fn load<S: PolicyStore + ?Sized>(store: &S) -> Result<Loaded, StoreError> {
-    let (access, mut entities) = load_feed(store, Feed::Access).await?;
-    let (inventory, more) = load_feed(store, Feed::Inventory).await?;
-    entities.extend(more);
-    Ok(Loaded { policy: Policy::new(entities), access, inventory })
+    let ((access, entities), (inventory, more)) =
+        tokio::try_join!(load_feed(store, Feed::Access), load_feed(store, Feed::Inventory))?;
+    Ok(Loaded { policy: Policy::new(entities.into_iter().chain(more)), access, inventory })
 }
 
 /// Reads one feed as a consistent whole.

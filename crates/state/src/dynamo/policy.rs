@@ -8,6 +8,7 @@ use keystile_model::feed::{
     Change, Entity, EntityKind, Feed, Head, LOG_RETENTION_S, LogEntry, READER_VERSION,
 };
 use keystile_model::store::{CommitError, Consistency, PolicyStore, StoreError};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::DynamoStore;
@@ -60,10 +61,16 @@ impl PolicyStore for DynamoStore {
     }
 
     async fn entities(&self, feed: Feed) -> Result<Vec<Entity>, StoreError> {
+        let mut reads = JoinSet::new();
+        for kind in EntityKind::ALL.into_iter().filter(|kind| kind.feed() == feed) {
+            let store = self.clone();
+            reads.spawn(async move { (kind, store.policy_items(feed, entity_partition(kind), None).await) });
+        }
         let mut entities = Vec::new();
         let mut newest = 0;
-        for kind in EntityKind::ALL.into_iter().filter(|kind| kind.feed() == feed) {
-            for item in self.policy_items(feed, entity_partition(kind), None).await? {
+        while let Some(read) = reads.join_next().await {
+            let (kind, items) = read.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            for item in items? {
                 let (entity, revision) = read_entity(kind, &item)?;
                 newest = newest.max(revision);
                 entities.push(entity);

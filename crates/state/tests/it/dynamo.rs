@@ -176,7 +176,7 @@ impl Benches for DynamoBenches {
 async fn dynamodb_keeps_the_promises() {
     let Some(ministack) = Ministack::start().await else { return };
     let benches = DynamoBenches::new(dynamo::client(&ministack.config(), dynamo::JOB_ATTEMPT));
-    suite::all(&benches, 40).await;
+    suite::all(&benches, 32).await;
     strange_attributes_are_refused(&benches.next().await).await;
     log_items_expire(&benches.next().await).await;
 }
@@ -282,6 +282,52 @@ async fn a_lost_answer_is_neither_a_conflict_nor_a_second_write() {
     assert_eq!(store.log_after(feed, 0).await.unwrap().len(), 5);
     assert!(store.head(feed, Consistency::Strong).await.is_ok());
     assert!(bench.store.entities(feed).await.unwrap().iter().any(|e| e.key() == key(feed, "alice")));
+}
+
+const DENIED: &str = r#"{"__type": "com.amazon.coral.service#AccessDeniedException", "Message": "no"}"#;
+const THROTTLED: &str = r#"{"__type": "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException", "message": "slow"}"#;
+const INVALID: &str = r#"{"__type": "com.amazon.coral.validate#ValidationException", "message": "odd"}"#;
+const MET_ANOTHER: &str = r#"{"__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+    "Message": "cancelled", "CancellationReasons": [{"Code": "None"}, {"Code": "TransactionConflict", "Message": "met"}]}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_mean_what_they_say() {
+    let Some(ministack) = Ministack::start().await else { return };
+    let direct = DynamoBenches::new(dynamo::client(&ministack.config(), dynamo::JOB_ATTEMPT));
+    let (bench, feed) = (direct.next().await, Feed::Inventory);
+    let wire = Wire::to(ministack.port()).await;
+    let client = dynamo::client(&config(wire.port), dynamo::JOB_ATTEMPT);
+    let store = DynamoStore::new(client, &bench.table, bench.table.replace("policy", "runtime"));
+    let head = store.set_up(feed).await.unwrap();
+    let change = [put(feed, "a", 1)];
+    let writes = || wire.calls().iter().filter(|call| *call == WRITE).count();
+    writes();
+
+    wire.lose(&[("GetItem", Loss::Error(DENIED)), (WRITE, Loss::Error(DENIED))]);
+    let denied = store.head(feed, Consistency::Eventual).await;
+    assert!(matches!(denied, Err(StoreError::Refused(_))), "{denied:?}");
+    let denied = store.commit(feed, &head, "test", NOW, &change).await;
+    assert!(matches!(denied, Err(CommitError::Store(StoreError::Refused(_)))), "{denied:?}");
+    assert_eq!(writes(), 1);
+
+    wire.lose(&[(WRITE, Loss::Error(INVALID))]);
+    let odd = store.commit(feed, &head, "test", NOW, &change).await;
+    assert!(matches!(odd, Err(CommitError::Illegal(_))), "{odd:?}");
+    assert_eq!(writes(), 1);
+
+    wire.lose(&[("GetItem", Loss::Error(THROTTLED)); 3]);
+    let throttled = store.head(feed, Consistency::Strong).await;
+    assert!(matches!(throttled, Err(StoreError::Unavailable(_))), "{throttled:?}");
+
+    // Nobody was faster, so it is no conflict: out of patience, and nothing is written.
+    wire.lose(&[(WRITE, Loss::Error(MET_ANOTHER)); 6]);
+    let crowded = store.commit(feed, &head, "test", NOW, &change).await;
+    assert!(matches!(crowded, Err(CommitError::Store(StoreError::Unavailable(_)))), "{crowded:?}");
+    assert_eq!((writes(), bench.revision(feed).await), (6, 0));
+
+    wire.lose(&[(WRITE, Loss::Error(MET_ANOTHER)), (WRITE, Loss::Error(THROTTLED))]);
+    store.commit(feed, &head, "test", NOW, &change).await.unwrap();
+    assert_eq!((writes(), bench.revision(feed).await), (3, 1));
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 pub(crate) enum Loss {
     Before,
     After,
+    /// DynamoDB answers with this error, a JSON document, and does nothing.
+    Error(&'static str),
 }
 
 #[derive(Debug, Default)]
@@ -75,8 +77,13 @@ async fn carry(mut client: TcpStream, upstream: u16, plan: Arc<Mutex<Plan>>) -> 
             let at = plan.losses.iter().position(|(lost, _)| *lost == operation);
             (at.map(|at| plan.losses.remove(at).1), plan.forget_tokens)
         };
-        if loss == Some(Loss::Before) {
-            return None;
+        match loss {
+            Some(Loss::Before) => return None,
+            Some(Loss::Error(body)) => {
+                client.write_all(&error_answer(body)).await.ok()?;
+                continue;
+            }
+            _ => {}
         }
         if forget {
             body = other_token(body);
@@ -111,6 +118,13 @@ async fn message(from: &mut TcpStream) -> Option<(Vec<u8>, Vec<u8>)> {
         }
     }
     Some((bytes, body))
+}
+
+fn error_answer(body: &str) -> Vec<u8> {
+    let kind = "application/x-amz-json-1.0";
+    let length = body.len();
+    format!("HTTP/1.1 400 Bad Request\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}")
+        .into()
 }
 
 fn header(head: &[u8], name: &str) -> Option<String> {

@@ -185,7 +185,7 @@ impl StateMachineTest for System {
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let memory = Arc::new(MemoryStore::new());
         runtime.block_on(memory.set_up(FEED)).unwrap();
-        let faults = Faults { lagging: 40, ..Faults::default() };
+        let faults = Faults { lagging: 40, hidden: 30, ..Faults::default() };
         let torn = Arc::new(TornStore::new(Arc::clone(&memory) as _, faults, 11));
         let reader = new_reader(&torn);
         Self { runtime, memory, torn, reader, seen: Marks::new(), backup: None }

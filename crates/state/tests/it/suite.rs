@@ -34,7 +34,9 @@ pub(crate) async fn all(benches: &dyn Benches, rounds: u64) {
     a_dropped_writer_leaves_no_half(&*benches.fresh().await, rounds).await;
     runtime_items(&*benches.fresh().await.runtime()).await;
     runtime_writers_do_not_lose_counts(benches.fresh().await.runtime(), rounds).await;
-    for faults in [Faults::default(), Faults { lagging: 50, throttled: 5, lost: 10, delay_us: 3_000 }] {
+    for faults in
+        [Faults::default(), Faults { lagging: 50, hidden: 5, throttled: 5, lost: 10, delay_us: 3_000 }]
+    {
         writers_lose_nothing(&*benches.fresh().await, faults, rounds).await;
         a_reader_sees_each_change_once(&*benches.fresh().await, faults, rounds).await;
     }
