@@ -176,6 +176,50 @@ pub fn sign(
     added
 }
 
+/// Presigns a request: gives its query with everything that the signature adds, payload empty.
+/// `headers` must hold `host`; all of them are signed.
+#[must_use]
+pub fn presign(
+    request: &Request<'_>,
+    access_key: &str,
+    key: &KnownKey,
+    region: &str,
+    service: &str,
+    expires: Duration,
+    now: OffsetDateTime,
+) -> String {
+    let stamp = timestamp(now);
+    let claim = Claim {
+        access_key: access_key.to_owned(),
+        date: stamp.chars().take(8).collect(),
+        region: region.to_owned(),
+        service: service.to_owned(),
+        signed_headers: request.headers.keys().cloned().collect(),
+        signature: String::new(),
+        session_token: key.session_token.clone(),
+        time: stamp,
+        expires: Some(expires.whole_seconds()),
+    };
+    let mut query = request.query.to_owned();
+    let mut add = |name: &str, value: &str| {
+        if !query.is_empty() {
+            query.push('&');
+        }
+        query.push_str(&format!("{name}={}", encode(value)));
+    };
+    add("X-Amz-Algorithm", ALGORITHM);
+    add("X-Amz-Credential", &format!("{access_key}/{}", scope(&claim)));
+    add("X-Amz-Date", &claim.time);
+    add("X-Amz-Expires", &expires.whole_seconds().to_string());
+    if let Some(token) = &key.session_token {
+        add("X-Amz-Security-Token", token);
+    }
+    add("X-Amz-SignedHeaders", &claim.signed_headers.join(";"));
+    let payload = hex::encode(Sha256::digest(b""));
+    let signature = signature(&Request { query: &query, ..*request }, &claim, &key.secret, &payload);
+    format!("{query}&X-Amz-Signature={signature}")
+}
+
 /// `YYYYMMDDTHHMMSSZ`.
 #[must_use]
 pub fn timestamp(now: OffsetDateTime) -> String {
@@ -477,6 +521,25 @@ mod tests {
             Err(Refusal::Stale(_))
         ));
         assert_eq!(check(&BTreeMap::new(), b"", Some(&key()), NOW), Err(Refusal::Missing));
+    }
+
+    #[test]
+    fn a_presigned_request_lives_as_long_as_it_says_and_with_sts_15_minutes() {
+        let headers = BTreeMap::from([("host".to_owned(), "localhost".to_owned())]);
+        let plain =
+            Request { method: "GET", path: "/", query: "Action=x&b=%2F", headers: &headers, body: b"" };
+        let key = KnownKey { expires_at: None, ..key() };
+        for (service, minute, refused) in [("sts", 14, false), ("sts", 16, true), ("lambda", 2, true)] {
+            let query = presign(&plain, "AKIA", &key, "us-east-1", service, Duration::seconds(60), NOW);
+            let request = Request { query: &query, ..plain };
+            let claim = claim(&request).unwrap();
+            assert_eq!(verify(&request, &claim, Some(&key), NOW), Ok(()));
+            let later = verify(&request, &claim, Some(&key), NOW + Duration::minutes(minute));
+            assert_eq!(later.is_err(), refused, "{service} after {minute} minutes");
+            let changed = query.replace("Action=x", "Action=y");
+            let request = Request { query: &changed, ..plain };
+            assert_eq!(verify(&request, &claim, Some(&key), NOW), Err(Refusal::Mismatch));
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(crate) async fn answer(front: Arc<Front>, request: Request) -> Option<Respon
     let mut record = recorded(&call, HOME_REGION, caller.as_ref().ok(), now);
     let outcome = match caller {
         Ok(caller) => with_faults(&front, &request, &call, &caller, now).await,
-        Err(refusal) => Some(refusal),
+        Err(refusal) => Some(*refusal),
     };
     record.status = outcome.as_ref().map_or(0, |response| response.status().as_u16());
     front.faults.record(record);
@@ -49,27 +49,28 @@ fn message(status: u16, text: &str) -> Response {
 }
 
 /// Who calls, or the refusal.
-fn caller(front: &Front, request: &Request, now: OffsetDateTime) -> Result<Caller, Response> {
-    let claim = sigv4::claim(&signed(request)).map_err(|refusal| match refusal {
-        sigv4::Refusal::Missing => message(403, "Forbidden"),
-        other => refusal_error(&other, Protocol::RestJson).response(Protocol::RestJson),
-    })?;
-    let caller = verified(front, request, &claim, now)
-        .map_err(|refusal| refusal_error(&refusal, Protocol::RestJson).response(Protocol::RestJson))?;
+fn caller(front: &Front, request: &Request, now: OffsetDateTime) -> Result<Caller, Box<Response>> {
+    let refused = |refusal: &sigv4::Refusal| {
+        Box::new(match refusal {
+            sigv4::Refusal::Missing => message(403, "Forbidden"),
+            other => refusal_error(other, Protocol::RestJson).response(Protocol::RestJson),
+        })
+    };
+    let forbidden = || Box::new(message(403, "Forbidden"));
+    let claim = sigv4::claim(&signed(request)).map_err(|refusal| refused(&refusal))?;
+    let caller = verified(front, request, &claim, now).map_err(|refusal| refused(&refusal))?;
     if claim.service != "lambda" || claim.region != HOME_REGION {
         let why = format!(
             "Credential should be scoped to a valid region and to the service 'lambda': {HOME_REGION}."
         );
-        return Err(
-            refusal_error(&sigv4::Refusal::Incomplete(why), Protocol::RestJson).response(Protocol::RestJson)
-        );
+        return Err(refused(&sigv4::Refusal::Incomplete(why)));
     }
     if request.flat.get("host") != Some(&front.access_host) {
-        return Err(message(403, "Forbidden"));
+        return Err(forbidden());
     }
     // The resource policy names the home account; a principal needs the right of its own besides.
     if caller.key.account != HOME_ACCOUNT || fixture::rights(&caller.key.arn).is_none() {
-        return Err(message(403, "Forbidden"));
+        return Err(forbidden());
     }
     Ok(caller)
 }

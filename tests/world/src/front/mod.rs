@@ -158,6 +158,8 @@ pub(crate) struct Front {
 /// does not answer within 30 seconds.
 pub async fn serve(config: FrontConfig) -> anyhow::Result<FrontHandle> {
     std::fs::create_dir_all(&config.dir).with_context(|| format!("cannot make {}", config.dir.display()))?;
+    // What an earlier world had deployed does not exist in this one.
+    let _ = std::fs::remove_file(config.dir.join("functions.json"));
     let bind = |address: SocketAddr| async move {
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
     };
@@ -202,7 +204,7 @@ pub async fn serve(config: FrontConfig) -> anyhow::Result<FrontHandle> {
         control_url,
         control_token: front.control_token.clone(),
         users,
-        invoke: config.dir.join("invoke"),
+        invoke: config.dir.canonicalize()?.join("invoke"),
         front,
         tasks,
     };
@@ -213,10 +215,8 @@ pub async fn serve(config: FrontConfig) -> anyhow::Result<FrontHandle> {
 fn clouds(config: &FrontConfig, dead_port: u16) -> anyhow::Result<Arc<Clouds>> {
     let manifest = config.manifest.as_deref().map(Manifest::read).transpose()?;
     let version = manifest.as_ref().map_or("8.0.1", |manifest| manifest.version.as_str());
-    let admin = match &manifest {
-        Some(manifest) => Some(ServerAdmin::new(&manifest.ca_file, &config.passwords.test_admin)?),
-        None => None,
-    };
+    let password = &config.passwords.test_admin;
+    let admin = manifest.as_ref().map(|manifest| ServerAdmin::new(&manifest.ca_file, password));
     let settings =
         Settings { update_delay: config.update_delay, page: if config.fleet.is_some() { 100 } else { 2 } };
     let resources = fixture::resources(version, config.fleet.unwrap_or(0));
@@ -224,8 +224,9 @@ fn clouds(config: &FrontConfig, dead_port: u16) -> anyhow::Result<Arc<Clouds>> {
     Ok(Clouds::new(resources, users, manifest.as_ref(), dead_port, settings, admin))
 }
 
-/// Writes `front.json`, which the rest of the world reads, and the `invoke` command.
+/// Writes the `invoke` command, and then `front.json`, which the rest of the world waits for.
 fn write_down(handle: &FrontHandle, config: &FrontConfig) -> anyhow::Result<()> {
+    write_invoke(handle, config)?;
     let users: BTreeMap<&String, BTreeMap<String, String>> =
         handle.users.iter().map(|(name, credentials)| (name, credentials.env())).collect();
     let written = json!({
@@ -238,8 +239,7 @@ fn write_down(handle: &FrontHandle, config: &FrontConfig) -> anyhow::Result<()> 
         "invoke": handle.invoke,
         "users": users,
     });
-    replace_file(&config.dir.join("front.json"), &serde_json::to_vec_pretty(&written)?)?;
-    write_invoke(handle, config)
+    replace_file(&config.dir.join("front.json"), &serde_json::to_vec_pretty(&written)?)
 }
 
 /// A command without arguments of its own, so that it can be run as one word.

@@ -23,7 +23,7 @@ while True:
     with urllib.request.urlopen(base + '/invocation/next') as answer:
         id, event = answer.headers['Lambda-Runtime-Aws-Request-Id'], json.loads(answer.read())
     print('working on it', flush=True)
-    wish = event.get('wish') if isinstance(event, dict) else None
+    wish = event.get('wish') or os.environ.get('WISH') if isinstance(event, dict) else None
     if wish == 'exit': os._exit(7)
     if wish == 'sleep': time.sleep(60)
     if wish == 'error': post('/invocation/%s/error' % id, {'errorType': 'Boom', 'errorMessage': 'as asked'})
@@ -162,4 +162,70 @@ async fn the_access_url_tells_the_function_who_calls_and_refuses_all_else() {
         calls.iter().filter(|call| call.operation == "InvokeFunctionUrl" && call.status == 403).count(),
         4
     );
+}
+
+/// Starts `keystile-world invoke discover` in a group of its own, with a wish for the function.
+async fn invoke_command(ground: &Ground, wish: &str) -> tokio::process::Child {
+    let mut functions = deploy(ground);
+    functions[1].env.insert("WISH".into(), wish.into());
+    let deployed = serde_json::to_vec(&Deployed { functions }).unwrap();
+    std::fs::write(ground.folder().join("front/functions.json"), deployed).unwrap();
+    tokio::process::Command::new(env!("CARGO_BIN_EXE_keystile-world"))
+        .args(["invoke", "discover", "--front"])
+        .arg(ground.folder().join("front"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .unwrap()
+}
+
+/// Processes that run this ground's script.
+fn running(ground: &Ground) -> Vec<i32> {
+    let script = ground.folder().join("discover.py").display().to_string();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let runs = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&script))
+    };
+    pids.filter(runs).collect()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..100 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("{what}");
+}
+
+#[tokio::test]
+async fn the_invoke_command_prints_the_answer_and_its_exit_code_tells_an_error_from_a_kill() {
+    let ground = Ground::new().await;
+    let done = invoke_command(&ground, "").await.wait_with_output().await.unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+    let answer: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(answer["event"]["detail-type"], "Scheduled Event");
+    assert!(String::from_utf8_lossy(&done.stderr).contains("working on it"));
+    assert_eq!(
+        invoke_command(&ground, "error").await.wait_with_output().await.unwrap().status.code(),
+        Some(1)
+    );
+
+    // The function's own group is killed: the run ends, and that is no error of the function.
+    let run = invoke_command(&ground, "sleep").await;
+    until("the function never ran", || !running(&ground).is_empty()).await;
+    let pid = rustix::process::Pid::from_raw(running(&ground)[0]).unwrap();
+    rustix::process::kill_process_group(pid, rustix::process::Signal::KILL).unwrap();
+    assert_eq!(run.wait_with_output().await.unwrap().status.code(), Some(3));
+
+    // The command is killed, group and all: the function goes with it.
+    let run = invoke_command(&ground, "sleep").await;
+    until("the function never ran", || !running(&ground).is_empty()).await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(run.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process_group(pid, rustix::process::Signal::KILL).unwrap();
+    until("the function outlived its command", || running(&ground).is_empty()).await;
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials as SdkCredentials;
-use keystile_world::fixture::Passwords;
+use keystile_world::fixture::{HOME_ACCOUNT, Passwords, Resource, resources};
 use keystile_world::front::{Credentials, FrontConfig, FrontHandle, serve};
 use keystile_world::packages::Packages;
+use keystile_world::servers::{Options, start};
+use keystile_world::world::ports::Ports;
 use keystile_world::world::process::Running;
 use keystile_world::world::{Paths, ministack};
 use rustix::process::Signal;
@@ -19,7 +21,7 @@ pub(crate) const DELAY: Duration = Duration::from_millis(600);
 pub(crate) struct Ground {
     pub(crate) front: FrontHandle,
     pub(crate) paths: Paths,
-    ministack: Running,
+    pub(crate) passwords: Passwords,
 }
 
 impl Ground {
@@ -28,19 +30,32 @@ impl Ground {
     }
 
     pub(crate) async fn with_fleet(fleet: Option<usize>) -> Self {
+        Self::start(fleet, &[]).await
+    }
+
+    /// With real servers behind some caches of the home account.
+    pub(crate) async fn with_servers(caches: &[&str]) -> Self {
+        Self::start(None, caches).await
+    }
+
+    async fn start(fleet: Option<usize>, caches: &[&str]) -> Self {
         let checkout = Paths::of_checkout();
         let paths = checkout.beside(std::env::temp_dir().join(format!("front-{}", uuid::Uuid::new_v4())));
         let packages = Packages::locate(&paths.packages).expect("run `keystile-world packages` first");
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let ministack = ministack::start(&paths, &packages, port).await.unwrap();
+        ministack::start(&paths, &packages, port).await.unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let passwords = Passwords::generate();
+        let manifest =
+            if caches.is_empty() { None } else { Some(servers(&paths, &packages, &passwords, caches).await) };
         let config = FrontConfig {
             update_delay: DELAY,
             fleet,
-            ..FrontConfig::new(paths.local.join("front"), address, Passwords::generate())
+            manifest,
+            ..FrontConfig::new(paths.local.join("front"), address, passwords.clone())
         };
         let front = serve(config).await.unwrap();
-        Self { front, paths, ministack }
+        Self { front, paths, passwords }
     }
 
     /// The configuration of an IAM user of the home account.
@@ -110,9 +125,23 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        self.ministack.signal(Signal::KILL);
+        for process in Running::all(&self.paths) {
+            process.signal(Signal::KILL);
+        }
         let _ = std::fs::remove_dir_all(&self.paths.local);
     }
+}
+
+async fn servers(paths: &Paths, packages: &Packages, passwords: &Passwords, caches: &[&str]) -> PathBuf {
+    let wanted = |r: &Resource| r.account == HOME_ACCOUNT && caches.contains(&r.id.as_str());
+    let options = Options {
+        resources: resources(&packages.version, 0).into_iter().filter(wanted).collect(),
+        passwords: passwords.clone(),
+        iam_life: Duration::from_secs(43_200),
+    };
+    let mut ports = Ports::new(None, uuid::Uuid::new_v4().as_fields().0);
+    start(paths, packages, &options, &mut ports, |_| {}).await.unwrap();
+    paths.manifest()
 }
 
 /// One plain request.

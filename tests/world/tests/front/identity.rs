@@ -3,7 +3,11 @@
 use aws_credential_types::Credentials;
 use aws_sdk_elasticache::error::ProvideErrorMetadata;
 
-use crate::ground::Ground;
+use std::collections::BTreeMap;
+
+use keystile_world::sigv4::{self, KnownKey};
+
+use crate::ground::{Ground, http};
 
 fn code<E: ProvideErrorMetadata>(error: &E) -> &str {
     error.code().unwrap_or("")
@@ -106,4 +110,29 @@ async fn a_session_token_of_another_key_is_refused() {
     assert_eq!(code(&error), "InvalidClientTokenId");
     let key = &ground.keys_file()["keys"][&role["AWS_ACCESS_KEY_ID"]];
     assert_eq!(key["connect_accounts"], serde_json::json!(["123456789012"]));
+}
+
+#[tokio::test]
+async fn a_presigned_caller_identity_binds_its_signed_header() {
+    let ground = Ground::new().await;
+    let env = ground.front.users["bob"].env();
+    let key =
+        KnownKey { secret: env["AWS_SECRET_ACCESS_KEY"].clone(), session_token: None, expires_at: None };
+    let host = ground.front.endpoint_url.trim_start_matches("http://").to_owned();
+    let headers = BTreeMap::from([("host".to_owned(), host), ("x-keystile".to_owned(), "one".to_owned())]);
+    let query = "Action=GetCallerIdentity&Version=2011-06-15";
+    let request = sigv4::Request { method: "GET", path: "/", query, headers: &headers, body: b"" };
+    let now = time::OffsetDateTime::now_utc();
+    let life = time::Duration::minutes(5);
+    let signed = sigv4::presign(&request, &env["AWS_ACCESS_KEY_ID"], &key, "us-east-1", "sts", life, now);
+    let url = format!("{}/?{signed}", ground.front.endpoint_url);
+    let ask = async |value: &str| {
+        http("GET", &url, &[("x-keystile".to_owned(), value.to_owned())], String::new()).await
+    };
+    let (status, body) = ask("one").await;
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("<Arn>arn:aws:iam::123456789012:user/bob</Arn>"));
+    let (status, body) = ask("two").await;
+    assert_eq!(status, 403);
+    assert!(body.contains("<Code>SignatureDoesNotMatch</Code>"), "{body}");
 }

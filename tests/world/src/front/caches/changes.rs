@@ -138,7 +138,7 @@ impl Clouds {
             warn!("cannot write the users for the IAM module: {error:#}");
         }
         let Some(admin) = &self.admin else { return };
-        if let Err(error) = admin.apply(&step.node.host, step.node.port, &step.effects).await {
+        if let Err(error) = admin.apply(step.node.port, &step.effects).await {
             warn!(node = %step.node.id, "cannot bring users to a server: {error:#}");
         }
     }
