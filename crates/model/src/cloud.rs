@@ -154,6 +154,8 @@ pub struct MemberRecord {
     pub engine_version: String,
     /// Its subnet group.
     pub subnet_group: String,
+    /// Where it listens, where the record says so.
+    pub endpoint: Option<Endpoint>,
 }
 
 /// A user of a cache's ACL as its service described it.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use keystile_model::arn::Arn;
 use keystile_model::cloud::{CacheRecord, Tags, host_fault};
-use keystile_model::database::{Database, DatabaseKind, Endpoint, EndpointType, Engine};
+use keystile_model::database::{Database, DatabaseKind, Endpoint, EndpointType, Engine, Node};
 use keystile_model::labels::{self, Labels};
 use keystile_model::name::DatabaseName;
 
@@ -42,6 +42,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) record: &'a CacheRecord,
     pub(crate) detail: Option<&'a Detail>,
+    pub(crate) allow_loopback: bool,
 }
 
 /// Judges a cache. `known` is what it gave before.
@@ -113,6 +114,7 @@ pub(crate) fn judge<'a>(
         endpoint,
         record,
         detail: cache.detail.as_ref(),
+        allow_loopback,
     })
 }
 
@@ -177,8 +179,6 @@ impl Wanted<'_> {
                 .filter(|(_, value)| !value.is_empty())
                 .map(|(key, value)| (key.to_owned(), value.to_owned())),
         );
-        let mut nodes = record.nodes.clone();
-        nodes.sort_by(|a, b| a.id.cmp(&b.id));
         Database {
             name,
             description: plain(&record.description, MAX_DESCRIPTION),
@@ -199,9 +199,26 @@ impl Wanted<'_> {
             matcher: self.matcher.name.clone(),
             import_tags: spec.import_tags.clone(),
             fixed_labels: spec.labels.clone(),
-            nodes,
+            nodes: self.nodes(known),
             ca: None,
         }
+    }
+
+    /// Its nodes, in order of their ids. With cluster mode on only the members' own records say where a node
+    /// listens; between two readings of those the known address stays. Hosts that are not AWS's are dropped.
+    fn nodes(&self, known: Option<&Database>) -> Vec<Node> {
+        let mut nodes = self.record.nodes.clone();
+        nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        for node in &mut nodes {
+            let listed = || self.detail.and_then(|detail| detail.node_endpoints.get(&node.id)).cloned();
+            let kept = || {
+                let same = known.into_iter().flat_map(|d| &d.nodes).find(|before| before.id == node.id);
+                same.and_then(|before| before.endpoint.clone())
+            };
+            let endpoint = node.endpoint.take().or_else(listed).or_else(kept);
+            node.endpoint = endpoint.filter(|e| host_fault(&e.host, self.allow_loopback).is_none());
+        }
+        nodes
     }
 
     fn endpoint_type(&self, reader: bool) -> EndpointType {

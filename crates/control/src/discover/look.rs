@@ -314,9 +314,9 @@ impl PlaceLook {
         if networks.failure.is_none() {
             for (cache, detail) in &mut listed.caches {
                 *detail = Some(Detail {
-                    engine: String::new(),
                     engine_version: cache.engine_version.clone(),
                     vpc_id: vpcs.get(&cache.subnet_group).cloned().unwrap_or_default(),
+                    ..Detail::default()
                 });
             }
         }
@@ -503,11 +503,13 @@ fn join_members(listed: &mut Listed, members: Read, networks: &Read) {
             listed.plain.push((member.id, member.arn, member.engine));
             continue;
         }
-        by_group.entry(member.group).or_insert_with(|| Detail {
+        let detail = by_group.entry(member.group).or_insert_with(|| Detail {
             engine: member.engine,
             engine_version: member.engine_version,
             vpc_id: vpcs.get(&member.subnet_group).cloned().unwrap_or_default(),
+            ..Detail::default()
         });
+        detail.node_endpoints.extend(member.endpoint.map(|endpoint| (member.id, endpoint)));
     }
     for (cache, detail) in &mut listed.caches {
         *detail = Some(by_group.get(&cache.id).cloned().unwrap_or_default());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use keystile_model::cloud::{CacheRecord, Tags, UserRecord};
-use keystile_model::database::{Database, DatabaseKind, EndpointType};
+use keystile_model::database::{Database, DatabaseKind, Endpoint, EndpointType};
 use keystile_model::db_user::{DbUser, DbUserService};
 use keystile_model::feed::Entity;
 use keystile_model::policy::NameClaim;
@@ -27,6 +27,8 @@ pub struct Detail {
     pub engine_version: String,
     /// The VPC; empty for a serverless cache.
     pub vpc_id: String,
+    /// Where each node listens, by its id.
+    pub node_endpoints: BTreeMap<String, Endpoint>,
 }
 
 /// A cache that was listed.
