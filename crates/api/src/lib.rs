@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 
 use keystile_model::document::Document;
 use keystile_model::labels::Labels;
+use keystile_model::policy::LockTarget;
 use serde::{Deserialize, Serialize};
 
 /// Largest request body, in bytes.
@@ -345,4 +346,18 @@ pub struct ArnRuleSpec {
     /// To pin the unique id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unique_id: Option<String>,
+}
+
+/// The `spec` of a `lock` document.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockSpec {
+    /// What is locked; the given parts must all match.
+    pub target: LockTarget,
+    /// What the person who is refused reads.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// When it ends, RFC 3339; never, if it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
 }
