@@ -170,8 +170,8 @@ async fn bring_up_services(
     environment.set("KEYSTILE_FRONT_ADDR", format!("127.0.0.1:{}", ports.load_balancer.0));
     environment.set("KEYSTILE_FRONT_CONTROL_URL", format!("http://127.0.0.1:{}", ports.load_balancer.1));
     say("setting Keystile up");
-    let ground = setup::Ground { paths, ports, front: &front };
-    setup::install(&ground, environment).await.context("the set-up failed")?;
+    let ground = setup::Ground { paths, ports, front: &front, iam_life_s: settings.iam_life.as_secs_f64() };
+    setup::install(&ground, environment, say).await.context("the set-up failed")?;
     if settings.schedules {
         let spec = Spec::new("schedules", servers::world_program()?)
             .arg("schedules")
