@@ -6,7 +6,7 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 
 # What runs in the local world, all in the one optimised profile.
-BINARIES := keystile-cli keystile-proxy keystile-world keystile-discover keystile-sync-labels keystile-access
+BINARIES := keystile-cli keystile-proxy keystile-world keystile-discover keystile-sync-labels keystile-access keystile-valkey-iam
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -25,13 +25,12 @@ down: ## stop the local world
 
 world: packages build
 
-packages: # real Valkey, the AWS emulator and libclang, unpacked under target/local
+packages: # real Valkey and the AWS emulator, unpacked under target/local
 	@tests/world/setup/packages
 
 build: packages
 	@echo "building (the first time takes some minutes)"
 	@cargo build --release --locked $(addprefix -p ,$(BINARIES))
-	@. tests/world/setup/env && cargo build --release --locked -p keystile-valkey-iam
 
 bench: world ## CPU for each request beside a direct connection and a bare TLS relay
 	@tests/bench/run
