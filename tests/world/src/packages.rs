@@ -66,14 +66,4 @@ impl Packages {
     pub fn ministack(&self) -> PathBuf {
         self.venv.join("bin/ministack")
     }
-
-    /// The environment that lets an unpacked program find its unpacked libraries.
-    #[must_use]
-    pub fn library_path(&self) -> (String, String) {
-        let lib = self.root.join("usr/lib");
-        let mut folders = vec![lib.clone()];
-        folders.extend(std::fs::read_dir(&lib).into_iter().flatten().flatten().map(|entry| entry.path()));
-        let text: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        ("LD_LIBRARY_PATH".into(), text.join(":"))
-    }
 }

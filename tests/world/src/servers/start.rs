@@ -127,10 +127,8 @@ fn start_nodes(
         replace_file(&folder.join("users.acl"), acl.as_bytes())?;
         let file = folder.join("valkey.conf");
         replace_file(&file, node_configuration(plan, &around).as_bytes())?;
-        let (variable, libraries) = packages.library_path();
-        let spec = Spec::new(&plan.node.process, packages.program("valkey-server"))
-            .arg(file.display().to_string())
-            .env(variable, libraries);
+        let spec =
+            Spec::new(&plan.node.process, packages.program("valkey-server")).arg(file.display().to_string());
         Running::start(paths, spec)?;
     }
     Ok(())
