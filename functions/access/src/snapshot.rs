@@ -1,0 +1,71 @@
+//! The policy, kept warm between calls: a call reads the two heads and what is new, not the whole table.
+
+use std::sync::Arc;
+
+use keystile_model::feed::{Feed, Head};
+use keystile_model::policy::Policy;
+use keystile_model::store::{Clock, PolicyStore, StoreError};
+use keystile_state::reader::{FeedReader, Step};
+use tokio::sync::Mutex;
+
+/// What is known, and how to know more.
+pub(crate) struct Snapshot {
+    store: Arc<dyn PolicyStore>,
+    clock: Arc<dyn Clock>,
+    warm: Mutex<Option<Warm>>,
+}
+
+struct Warm {
+    access: FeedReader<dyn PolicyStore>,
+    inventory: FeedReader<dyn PolicyStore>,
+    policy: Arc<Policy>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(store: Arc<dyn PolicyStore>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock, warm: Mutex::new(None) }
+    }
+
+    /// The policy now, and the head of the access feed that a change on top of it expects.
+    pub(crate) async fn current(&self) -> Result<(Arc<Policy>, Head), StoreError> {
+        let mut guard = self.warm.lock().await;
+        // Taken out: an error half-way leaves nothing that is half-read.
+        let mut warm = guard.take().unwrap_or_else(|| Warm {
+            access: FeedReader::new(Arc::clone(&self.store), Feed::Access, Arc::clone(&self.clock)),
+            inventory: FeedReader::new(Arc::clone(&self.store), Feed::Inventory, Arc::clone(&self.clock)),
+            policy: Arc::new(Policy::new([])),
+        });
+        for feed in Feed::ALL {
+            let reader = match feed {
+                Feed::Access => &mut warm.access,
+                Feed::Inventory => &mut warm.inventory,
+            };
+            let step = reader.poll().await?;
+            follow(&mut warm.policy, feed, step);
+        }
+        let head = warm.access.place().cloned().ok_or(StoreError::NotSetUp(Feed::Access.as_str()))?;
+        let policy = Arc::clone(&warm.policy);
+        *guard = Some(warm);
+        Ok((policy, head))
+    }
+
+    /// Forgets everything: the next look reads strongly.
+    pub(crate) async fn forget(&self) {
+        *self.warm.lock().await = None;
+    }
+}
+
+fn follow(policy: &mut Arc<Policy>, feed: Feed, step: Step) {
+    match step {
+        Step::Nothing => {}
+        Step::Delivered { changes, .. } => {
+            let policy = Arc::make_mut(policy);
+            changes.into_iter().for_each(|change| policy.apply(change));
+        }
+        Step::Reloaded { entities, .. } => {
+            let policy = Arc::make_mut(policy);
+            policy.clear(feed);
+            entities.into_iter().for_each(|entity| policy.apply(keystile_model::feed::Change::Put(entity)));
+        }
+    }
+}
