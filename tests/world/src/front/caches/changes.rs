@@ -99,7 +99,8 @@ struct Step {
 }
 
 fn steps_of(cache: &Cache, effects: &[Effect]) -> Vec<Step> {
-    if !cache.resource.servers {
+    // Only real servers have such a file; all others are names in the API.
+    if cache.users_file.is_none() {
         return Vec::new();
     }
     let step = |node: &Node| Step {
