@@ -3,6 +3,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::world::process::{Running, Spec};
 
 /// A target that sends its letter and then echoes.
 async fn target(letter: u8) -> SocketAddr {
@@ -29,17 +30,21 @@ async fn balancer(letters: &[u8], settings: Settings) -> (Arc<Balancer>, u16) {
     }
     let balancer = Balancer::new(Paths::of_checkout(), targets);
     *balancer.settings() = settings;
-    let port = crate::world::ports::Ports::new(
-        None,
-        u32::from(std::process::id() as u16) * 7 + u32::from(letters[0]),
-    )
-    .take()
-    .unwrap();
-    tokio::spawn(Arc::clone(&balancer).serve(port, None));
+    let port = serve(&balancer, letters[0]).await;
+    (balancer, port)
+}
+
+/// Serves on a port, and the control port on the next one.
+async fn serve(balancer: &Arc<Balancer>, seed: u8) -> u16 {
+    let seed = std::process::id().wrapping_mul(7) + u32::from(seed) * 50;
+    let mut ports = crate::world::ports::Ports::new(None, seed);
+    let (port, control) = (ports.take().unwrap(), ports.take().unwrap());
+    assert_eq!(control, port + 1, "no other port was taken between");
+    tokio::spawn(Arc::clone(balancer).serve(port, Some(control)));
     while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    (balancer, port)
+    port
 }
 
 async fn first_byte(port: u16) -> (TcpStream, u8) {
@@ -85,4 +90,50 @@ async fn the_target_learns_the_clients_address() {
     assert_eq!(header.to_vec(), expected);
     assert_eq!(&header[12..20], [0x21, 0x11, 0, 12, 127, 0, 0, 1]);
     assert_eq!(header[24..26], stream.local_addr().unwrap().port().to_be_bytes());
+}
+
+/// The status line and the body.
+async fn ask(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port + 1)).await.unwrap();
+    let (head, body) = request.split_once('\n').unwrap_or((request, ""));
+    let length = body.len();
+    let text =
+        format!("{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn settings_are_replaced_whole_and_unknown_ones_refused() {
+    let (_, port) = balancer(b"e", Settings::default()).await;
+    assert!(ask(port, "PUT /\n{\"drained\": [0]}").await.starts_with("HTTP/1.1 200"));
+    assert!(ask(port, "GET /").await.contains("\"drained\":[0]"));
+    assert!(ask(port, "PUT /\n{\"drian\": [0]}").await.starts_with("HTTP/1.1 400"));
+    assert!(ask(port, "PUT /\n{}").await.contains("\"drained\":[]"));
+    assert!(ask(port, "POST /stop/0").await.starts_with("HTTP/1.1 404"), "no process behind it");
+}
+
+#[tokio::test]
+async fn a_stopped_target_is_drained_told_and_killed_when_its_time_is_up() {
+    let folder = std::env::temp_dir().join(format!("keystile-balancer-{}", std::process::id()));
+    let paths = Paths::of_checkout().beside(folder);
+    let script = "trap 'echo told' TERM; echo ready; while :; do sleep 0.05; done";
+    let spec = Spec::new("stubborn", "/bin/sh".into()).arg("-c").arg(script);
+    let process = Running::start(&paths, spec).unwrap();
+    let printed = || std::fs::read_to_string(&process.log).unwrap();
+    while !printed().contains("ready") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let target = Target { address: target(b'f').await, process: Some("stubborn".into()) };
+    let balancer = Balancer::new(paths.clone(), vec![target]);
+    let port = serve(&balancer, b'f').await;
+    assert!(ask(port, "POST /stop/0?kill-after=0.4").await.starts_with("HTTP/1.1 202"));
+    assert_eq!(balancer.settings().drained, [0]);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(printed().contains("told") && process.is_alive());
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(!process.is_alive());
+    std::fs::remove_dir_all(&paths.local).unwrap();
 }
