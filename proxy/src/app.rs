@@ -1,0 +1,259 @@
+//! The wiring: what the proxy is made of, how it starts, runs and stops.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use keystile_model::store::{Clock, PolicyStore, RuntimeStore};
+use keystile_state::policy_feed::{self, Intervals, PolicySnapshot};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::admin;
+use crate::audit::{Sink, Writer};
+use crate::clock::CoarseClock;
+use crate::config::Config;
+use crate::connection;
+use crate::metrics::Metrics;
+use crate::session::handle::{Cut, CutKind};
+use crate::sessions::{Overseer, Sessions};
+use crate::tls::{self, ClientVerifier, HostCertificate};
+use crate::upstream::tls::CacheTls;
+use crate::upstream::{Dialer, Tokens};
+
+/// How often the files of the host certificate are looked at.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(5);
+/// How long sessions may take to end once they were told to.
+const LAST_MOMENTS: Duration = Duration::from_secs(5);
+/// The pause after a failed accept: the process may be out of files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What every connection needs.
+pub struct Shared {
+    /// The settings.
+    pub config: Config,
+    /// The deployment.
+    pub deployment: Arc<str>,
+    /// This process, a UUID.
+    pub proxy_id: Arc<str>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The time as sessions read it.
+    pub coarse: Arc<CoarseClock>,
+    /// What is known of the policy.
+    pub policy: watch::Receiver<PolicySnapshot>,
+    /// TLS with clients.
+    pub tls: Arc<ServerConfig>,
+    /// Which client certificates count.
+    pub verifier: Arc<ClientVerifier>,
+    /// Connections to caches.
+    pub dialer: Dialer,
+    /// The live sessions.
+    pub sessions: Arc<Sessions>,
+    /// Audit.
+    pub sink: Sink,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Whether the proxy stops: no new sessions.
+    pub draining: AtomicBool,
+}
+
+/// What the proxy reaches the world by; tests give their own.
+pub struct Ports {
+    /// The policy table.
+    pub policy: Arc<dyn PolicyStore>,
+    /// The runtime table.
+    pub runtime: Arc<dyn RuntimeStore>,
+    /// IAM tokens.
+    pub tokens: Arc<dyn Tokens>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How often the feeds are polled.
+    pub intervals: Intervals,
+}
+
+/// A proxy that listens and is ready to run.
+pub struct App {
+    shared: Arc<Shared>,
+    runtime: Arc<dyn RuntimeStore>,
+    certificate: Arc<HostCertificate>,
+    listener: TcpListener,
+    metrics_listener: TcpListener,
+    writer: Writer,
+}
+
+impl App {
+    /// Opens what must be there: certificate, listeners, audit. AWS need not be.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub async fn build(config: Config, ports: Ports) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::default());
+        let (writer, sink) = Writer::start(&config.audit, Arc::clone(&metrics)).context("opening the audit")?;
+        let provider = tls::provider();
+        let certificate = Arc::new(HostCertificate::load(
+            Arc::clone(&provider),
+            config.host_cert_file.clone(),
+            config.host_key_file.clone(),
+        )?);
+        let (policy, _feed) =
+            policy_feed::spawn(ports.policy, Arc::clone(&ports.clock), ports.intervals);
+        let verifier = Arc::new(ClientVerifier::new(Arc::clone(&provider), policy.clone()));
+        let tls =
+            tls::server_config(Arc::clone(&provider), Arc::clone(&certificate), Arc::clone(&verifier))?;
+        let dialer = Dialer {
+            tls: CacheTls::new(provider, config.cache_ca_file.as_deref())?,
+            tokens: ports.tokens,
+            step: config.dial_timeout,
+            allow_loopback: config.allow_loopback,
+            metrics: Arc::clone(&metrics),
+        };
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("listening on {}", config.listen))?;
+        let metrics_listener = TcpListener::bind(config.metrics_listen)
+            .await
+            .with_context(|| format!("listening on {}", config.metrics_listen))?;
+        let shared = Arc::new(Shared {
+            deployment: Arc::from(config.deployment.as_str()),
+            proxy_id: Arc::from(uuid::Uuid::new_v4().to_string()),
+            coarse: Arc::new(CoarseClock::new(ports.clock.now().unix_timestamp())),
+            clock: ports.clock,
+            policy,
+            tls: Arc::new(tls),
+            verifier,
+            dialer,
+            sessions: Arc::default(),
+            sink,
+            metrics,
+            draining: AtomicBool::new(false),
+            config,
+        });
+        Ok(Self { shared, runtime: ports.runtime, certificate, listener, metrics_listener, writer })
+    }
+
+    /// Where clients come.
+    ///
+    /// # Errors
+    /// When the socket has no address.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Where `/metrics` is.
+    ///
+    /// # Errors
+    /// When the socket has no address.
+    pub fn metrics_address(&self) -> std::io::Result<SocketAddr> {
+        self.metrics_listener.local_addr()
+    }
+
+    /// What the connections share, for tests that look inside.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Serves until `stop` is done, then drains.
+    ///
+    /// # Errors
+    /// None that is known; errors of single connections stay with them.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let Self { shared, runtime, certificate, listener, metrics_listener, writer } = self;
+        let mut background = JoinSet::new();
+        background.spawn(overseer(&shared).run());
+        background.spawn(admin::serve(Arc::clone(&shared), metrics_listener));
+        background.spawn(watch_certificate(Arc::clone(&shared), certificate));
+        background.spawn(crate::health::run(Arc::clone(&shared), runtime));
+        tracing::info!(address = %shared.config.listen, id = %shared.proxy_id, "the proxy listens");
+        tokio::select! {
+            () = accept_all(&shared, &listener) => {}
+            () = stop => {}
+        }
+        // No more connections, before anything else: the load balancer sends them elsewhere.
+        drop(listener);
+        drain(&shared).await;
+        background.shutdown().await;
+        tokio::task::spawn_blocking(move || writer.finish()).await.context("writing the last of the audit")?;
+        tracing::info!("the proxy has stopped");
+        Ok(())
+    }
+}
+
+fn overseer(shared: &Shared) -> Overseer {
+    Overseer {
+        sessions: Arc::clone(&shared.sessions),
+        policy: shared.policy.clone(),
+        clock: Arc::clone(&shared.clock),
+        coarse: Arc::clone(&shared.coarse),
+        iam_life: shared.config.iam_life,
+        summary_interval: shared.config.summary_interval,
+        metrics: Arc::clone(&shared.metrics),
+    }
+}
+
+async fn accept_all(shared: &Arc<Shared>, listener: &TcpListener) {
+    let places = Arc::new(Semaphore::new(shared.config.max_connections));
+    loop {
+        let (tcp, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        shared.metrics.connections.add(1);
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            shared.metrics.refusals.add("limit");
+            continue;
+        };
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            let _place = place;
+            shared.metrics.connections_open.add(1);
+            let metrics = Arc::clone(&shared.metrics);
+            connection::serve(shared, tcp, remote).await;
+            metrics.connections_open.add(-1);
+        });
+    }
+}
+
+/// Lets sessions end by themselves, then tells them to, then waits for the last words.
+async fn drain(shared: &Shared) {
+    shared.draining.store(true, Ordering::Relaxed);
+    let live = shared.sessions.count();
+    tracing::info!(sessions = live, seconds = shared.config.drain.as_secs(), "draining");
+    let _ = tokio::time::timeout(shared.config.drain, all_gone(shared)).await;
+    shared.sessions.cut_all(&Cut {
+        kind: CutKind::Shutdown,
+        text: "this proxy is stopping: connect again, another one takes over".to_owned(),
+    });
+    if tokio::time::timeout(LAST_MOMENTS, all_gone(shared)).await.is_err() {
+        tracing::warn!(sessions = shared.sessions.count(), "sessions did not end in time");
+    }
+}
+
+async fn all_gone(shared: &Shared) {
+    while shared.sessions.count() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn watch_certificate(shared: Arc<Shared>, certificate: Arc<HostCertificate>) {
+    loop {
+        tokio::time::sleep(CERTIFICATE_LOOK).await;
+        match certificate.refresh() {
+            Ok(false) => {}
+            Ok(true) => {
+                shared.metrics.certificate_reloads.add(1);
+                tracing::info!("the host certificate was read anew");
+            }
+            Err(error) => tracing::warn!(%error, "the new host certificate cannot be used: keeping the old one"),
+        }
+    }
+}

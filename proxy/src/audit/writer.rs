@@ -1,0 +1,128 @@
+//! The queue and the thread behind it. Several processes may append to one file: each batch of whole lines
+//! is one `write` of a file opened for appending.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use keystile_model::audit::AuditEvent;
+
+use crate::metrics::Metrics;
+
+/// Events that may wait: at 1 KB each 16 MB, several seconds of a busy proxy.
+const QUEUE: usize = 16_384;
+/// Bytes at which a batch is written although more events wait.
+const BATCH: usize = 64 * 1024;
+
+/// Where the lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Standard output, for CloudWatch Logs.
+    Stdout,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+enum Message {
+    Event(Box<AuditEvent>),
+    Stop,
+}
+
+/// Takes events. Cheap to clone.
+#[derive(Clone)]
+pub struct Sink {
+    queue: SyncSender<Message>,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sink").finish_non_exhaustive()
+    }
+}
+
+impl Sink {
+    /// Queues an event; where the queue is full it is dropped and counted.
+    pub fn send(&self, event: AuditEvent) {
+        match self.queue.try_send(Message::Event(Box::new(event))) {
+            Ok(()) => self.metrics.audit_events.add(1),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.metrics.audit_dropped.add(1),
+        }
+    }
+}
+
+/// The thread; [`Writer::finish`] waits until everything is written.
+#[derive(Debug)]
+pub struct Writer {
+    queue: SyncSender<Message>,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Opens the target and starts the thread.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or the thread cannot be started.
+    pub fn start(target: &Target, metrics: Arc<Metrics>) -> io::Result<(Self, Sink)> {
+        let file = match target {
+            Target::Stdout => None,
+            Target::File(path) => Some(OpenOptions::new().append(true).create(true).open(path)?),
+        };
+        let (queue, events) = sync_channel(QUEUE);
+        let sink = Sink { queue: queue.clone(), metrics: Arc::clone(&metrics) };
+        let thread = std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || write_all(&events, file.as_ref(), &metrics))?;
+        Ok((Self { queue, thread }, sink))
+    }
+
+    /// Writes what waits and ends the thread. Events that are sent later are dropped.
+    pub fn finish(self) {
+        if self.queue.send(Message::Stop).is_ok() {
+            let _ = self.thread.join();
+        }
+    }
+}
+
+fn write_all(events: &Receiver<Message>, file: Option<&File>, metrics: &Metrics) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while let Ok(first) = events.recv() {
+        let mut next = Some(first);
+        let mut stop = false;
+        let mut lines = 0;
+        while let Some(message) = next {
+            match message {
+                Message::Stop => stop = true,
+                Message::Event(event) => {
+                    if serde_json::to_writer(&mut batch, &event).is_ok() {
+                        batch.push(b'\n');
+                        lines += 1;
+                    }
+                }
+            }
+            next = if batch.len() < BATCH { events.try_recv().ok() } else { None };
+        }
+        if let Err(error) = write_out(file, &batch) {
+            metrics.audit_dropped.add(lines);
+            tracing::error!(%error, lines, "audit lines could not be written");
+        }
+        batch.clear();
+        if stop {
+            return;
+        }
+    }
+}
+
+fn write_out(file: Option<&File>, batch: &[u8]) -> io::Result<()> {
+    match file {
+        Some(mut file) => file.write_all(batch),
+        None => {
+            let mut out = io::stdout().lock();
+            out.write_all(batch)?;
+            out.flush()
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The settings, read once from the environment; nothing else in the proxy reads it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::audit::Target;
+
+/// A setting that is missing or means nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// It must be given.
+    #[error("{0} is not set: {1}")]
+    Missing(&'static str, &'static str),
+    /// Its value cannot be used.
+    #[error("{name}={value:?} cannot be used: {expected}")]
+    Invalid {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+}
+
+/// All settings of the proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `KEYSTILE_LISTEN`: where clients come, default `0.0.0.0:6379`.
+    pub listen: SocketAddr,
+    /// `KEYSTILE_METRICS_LISTEN`: `/metrics`, `/livez`, `/readyz`, default `127.0.0.1:9090`.
+    pub metrics_listen: SocketAddr,
+    /// `KEYSTILE_POLICY_TABLE`: the DynamoDB table of the feeds; required.
+    pub policy_table: String,
+    /// `KEYSTILE_RUNTIME_TABLE`: the table of heartbeats; required.
+    pub runtime_table: String,
+    /// `KEYSTILE_DEPLOYMENT`: the deployment whose certificates count; required.
+    pub deployment: String,
+    /// `KEYSTILE_GROUP`: this proxy's group, default `default`.
+    pub group: String,
+    /// `KEYSTILE_HOST_CERT_FILE`: PEM of the host certificate and its chain; required, read again when it
+    /// changes.
+    pub host_cert_file: PathBuf,
+    /// `KEYSTILE_HOST_KEY_FILE`: PEM of its key; required, read again when it changes.
+    pub host_key_file: PathBuf,
+    /// `KEYSTILE_CACHE_CA_FILE`: PEM of the CAs of the caches, in place of the public roots.
+    pub cache_ca_file: Option<PathBuf>,
+    /// `KEYSTILE_ALLOW_LOOPBACK`: `on` lets databases be at loopback addresses, for a world on one machine.
+    pub allow_loopback: bool,
+    /// `KEYSTILE_AUDIT_FILE`: audit lines are appended there; to standard output otherwise.
+    pub audit: Target,
+    /// `KEYSTILE_ADVERTISE_ADDR`: where clients reach this proxy, `host:port`; default the listen address.
+    pub advertise: String,
+    /// `KEYSTILE_IAM_LIFE_S`: how long a cache lets an IAM connection live, default 43,200 s (12 hours), at
+    /// least 5.
+    pub iam_life: Duration,
+    /// `KEYSTILE_DRAIN_S`: how long sessions may go on after SIGTERM, default 110 s (ECS kills after 120), at
+    /// most 3,600.
+    pub drain: Duration,
+    /// `KEYSTILE_HANDSHAKE_TIMEOUT_S`: for the TLS handshake of a client, default 10 s, 1 to 120.
+    pub handshake_timeout: Duration,
+    /// `KEYSTILE_AUTH_TIMEOUT_S`: until a client has said which database it wants, default 30 s, 1 to 600.
+    pub auth_timeout: Duration,
+    /// `KEYSTILE_DIAL_TIMEOUT_S`: for each of DNS, connect, TLS and AUTH towards a cache, default 5 s, 1 to 60.
+    pub dial_timeout: Duration,
+    /// `KEYSTILE_MAX_CONNECTIONS`: connections of clients at a time, default 20,000, 1 to 1,000,000.
+    pub max_connections: usize,
+    /// `KEYSTILE_SUMMARY_S`: how often a session's counts are written to the audit, default 60 s, 1 to 3,600.
+    pub summary_interval: Duration,
+    /// `KEYSTILE_HEALTH_INTERVAL_S`: how often a database is probed, default 30 s, 1 to 3,600; 0 switches
+    /// probes off.
+    pub health_interval: Duration,
+}
+
+const SECONDS: &str = "a number of seconds within its limits";
+
+impl Config {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first setting that is missing or cannot be used.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::read(&std::env::vars().collect())
+    }
+
+    /// Reads the settings from a map.
+    ///
+    /// # Errors
+    /// As [`Config::from_env`].
+    pub fn read(vars: &HashMap<String, String>) -> Result<Self, ConfigError> {
+        let text = |name: &str| vars.get(name).filter(|value| !value.is_empty()).cloned();
+        let required = |name, what| text(name).ok_or(ConfigError::Missing(name, what));
+        let address = |name: &'static str, default: &str| {
+            let value = text(name).unwrap_or_else(|| default.to_owned());
+            value.parse::<SocketAddr>().map_err(|_| ConfigError::Invalid {
+                name,
+                value,
+                expected: "an address and a port, such as 0.0.0.0:6379",
+            })
+        };
+        let number = |name: &'static str, default: u64, least: u64, most: u64| match text(name) {
+            None => Ok(default),
+            Some(value) => match value.parse::<u64>() {
+                Ok(number) if (least..=most).contains(&number) => Ok(number),
+                _ => Err(ConfigError::Invalid { name, value, expected: SECONDS }),
+            },
+        };
+        let seconds =
+            |name, default, least, most| number(name, default, least, most).map(Duration::from_secs);
+        let listen = address("KEYSTILE_LISTEN", "0.0.0.0:6379")?;
+        Ok(Self {
+            listen,
+            metrics_listen: address("KEYSTILE_METRICS_LISTEN", "127.0.0.1:9090")?,
+            policy_table: required("KEYSTILE_POLICY_TABLE", "name the DynamoDB table of the policy")?,
+            runtime_table: required("KEYSTILE_RUNTIME_TABLE", "name the DynamoDB table of the heartbeats")?,
+            deployment: required("KEYSTILE_DEPLOYMENT", "name the deployment")?,
+            group: text("KEYSTILE_GROUP").unwrap_or_else(|| "default".to_owned()),
+            host_cert_file: required("KEYSTILE_HOST_CERT_FILE", "name the PEM file of the host certificate")?
+                .into(),
+            host_key_file: required("KEYSTILE_HOST_KEY_FILE", "name the PEM file of its key")?.into(),
+            cache_ca_file: text("KEYSTILE_CACHE_CA_FILE").map(PathBuf::from),
+            allow_loopback: switch("KEYSTILE_ALLOW_LOOPBACK", text("KEYSTILE_ALLOW_LOOPBACK"))?,
+            audit: text("KEYSTILE_AUDIT_FILE").map_or(Target::Stdout, |path| Target::File(path.into())),
+            advertise: text("KEYSTILE_ADVERTISE_ADDR").unwrap_or_else(|| listen.to_string()),
+            iam_life: seconds("KEYSTILE_IAM_LIFE_S", 43_200, 5, 43_200)?,
+            drain: seconds("KEYSTILE_DRAIN_S", 110, 0, 3_600)?,
+            handshake_timeout: seconds("KEYSTILE_HANDSHAKE_TIMEOUT_S", 10, 1, 120)?,
+            auth_timeout: seconds("KEYSTILE_AUTH_TIMEOUT_S", 30, 1, 600)?,
+            dial_timeout: seconds("KEYSTILE_DIAL_TIMEOUT_S", 5, 1, 60)?,
+            max_connections: usize::try_from(number("KEYSTILE_MAX_CONNECTIONS", 20_000, 1, 1_000_000)?)
+                .unwrap_or(usize::MAX),
+            summary_interval: seconds("KEYSTILE_SUMMARY_S", 60, 1, 3_600)?,
+            health_interval: seconds("KEYSTILE_HEALTH_INTERVAL_S", 30, 0, 3_600)?,
+        })
+    }
+}
+
+fn switch(name: &'static str, value: Option<String>) -> Result<bool, ConfigError> {
+    match value.as_deref() {
+        None | Some("off") => Ok(false),
+        Some("on") => Ok(true),
+        Some(other) => {
+            Err(ConfigError::Invalid { name, value: other.to_owned(), expected: "on or off" })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vars(extra: &[(&str, &str)]) -> HashMap<String, String> {
+        let base = [
+            ("KEYSTILE_POLICY_TABLE", "p"),
+            ("KEYSTILE_RUNTIME_TABLE", "r"),
+            ("KEYSTILE_DEPLOYMENT", "local"),
+            ("KEYSTILE_HOST_CERT_FILE", "c"),
+            ("KEYSTILE_HOST_KEY_FILE", "k"),
+        ];
+        base.iter().chain(extra).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn defaults_and_refusals() {
+        let config = Config::read(&vars(&[])).unwrap();
+        assert_eq!((config.drain.as_secs(), config.iam_life.as_secs()), (110, 43_200));
+        assert!(!config.allow_loopback && config.audit == Target::Stdout);
+        assert!(matches!(Config::read(&HashMap::new()), Err(ConfigError::Missing(..))));
+        for (name, value) in [
+            ("KEYSTILE_LISTEN", "nowhere"),
+            ("KEYSTILE_ALLOW_LOOPBACK", "yes"),
+            ("KEYSTILE_DRAIN_S", "-1"),
+            ("KEYSTILE_IAM_LIFE_S", "1"),
+        ] {
+            let error = Config::read(&vars(&[(name, value)])).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(value), "{error}");
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! One connection of a client, from accept to end: handshake, identity, route, decision, dial, session.
+//!
+//! What goes wrong before the session is told to the client as the answer to its first command, in words,
+//! and the connection is closed so that the words arrive.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keystile_identity::client::ClientIdentity;
+use keystile_model::audit::EventKind;
+use keystile_model::policy::Policy;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::{Connection, HandshakeKind};
+use secrecy::SecretString;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::admission::{Admission, Plan, admit, fresh_policy};
+use crate::app::Shared;
+use crate::audit::Facts;
+use crate::preamble::{NoRequest, Preamble};
+use crate::refusal::Refusal;
+use crate::route;
+use crate::session::handle::Handle;
+use crate::session::journal::Journal;
+use crate::session::leg::Leg;
+use crate::session::{Parts, Session, SignIn, Standing};
+use crate::sessions::Live;
+use crate::upstream;
+
+/// How long a refused client's first command is waited for.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
+/// How long the refusal may take to leave, and the client to close.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why no session began.
+enum NoSession {
+    /// The client is told why.
+    Refused(Refusal),
+    /// The client left, or never said anything.
+    Left,
+    /// The client said QUIT.
+    Quit,
+}
+
+impl From<Refusal> for NoSession {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Serves one connection to its end.
+pub async fn serve(shared: Arc<Shared>, tcp: TcpStream, remote: SocketAddr) {
+    // Boxed: what is needed once, at the start, is not carried by the session that follows.
+    let Some(session) = Box::pin(begin(&shared, tcp, remote)).await else { return };
+    let (sid, session) = session;
+    let end = session.run().await;
+    shared.sessions.remove(sid);
+    shared.metrics.sessions_open.add(-1);
+    tracing::debug!(%sid, reason = end.as_str(), "session ended");
+}
+
+async fn begin(shared: &Arc<Shared>, tcp: TcpStream, remote: SocketAddr) -> Option<(uuid::Uuid, Session)> {
+    upstream::tune(&tcp);
+    let mut client = handshake(shared, tcp).await?;
+    let mut facts = Facts::new(
+        Arc::clone(&shared.clock),
+        Arc::clone(&shared.deployment),
+        Arc::clone(&shared.proxy_id),
+        remote.to_string(),
+    );
+    let mut preamble = Preamble::default();
+    match establish(shared, &mut client, &mut preamble, &mut facts).await {
+        Ok(ready) => Some(start(shared, client, preamble, facts, ready)),
+        Err(NoSession::Refused(refusal)) => {
+            refuse(shared, &mut client, preamble, &mut facts, &refusal).await;
+            None
+        }
+        Err(NoSession::Quit) => {
+            let _ = client.write(b"+OK\r\n");
+            let _ = timeout(FAREWELL, client.shut()).await;
+            None
+        }
+        Err(NoSession::Left) => None,
+    }
+}
+
+async fn handshake(shared: &Shared, tcp: TcpStream) -> Option<Leg> {
+    let acceptor = TlsAcceptor::from(Arc::clone(&shared.tls));
+    let stream = match timeout(shared.config.handshake_timeout, acceptor.accept(tcp)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            shared.metrics.handshakes.add("failed");
+            tracing::debug!(%error, "a client's TLS handshake failed");
+            return None;
+        }
+        Err(_) => {
+            shared.metrics.handshakes.add("timeout");
+            return None;
+        }
+    };
+    let (tcp, tls) = stream.into_inner();
+    let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+    shared.metrics.handshakes.add(if resumed { "resumed" } else { "full" });
+    Some(Leg::new(tcp, tls))
+}
+
+/// What a session starts from.
+struct Ready {
+    server: Leg,
+    admission: Admission,
+    identity: Arc<ClientIdentity>,
+    handle: Arc<Handle>,
+}
+
+async fn establish(
+    shared: &Arc<Shared>,
+    client: &mut Leg,
+    preamble: &mut Preamble,
+    facts: &mut Facts,
+) -> Result<Ready, NoSession> {
+    let snapshot = shared.policy.borrow().clone();
+    let policy = fresh_policy(&snapshot, shared.clock.now())?;
+    let Some(identity) = identify(shared, client)? else {
+        return Err(without_certificate(shared, client, preamble).await);
+    };
+    facts.user = identity.user.to_string();
+    facts.roles = policy
+        .user(&identity.user)
+        .map(|user| user.roles.iter().map(ToString::to_string).collect())
+        .unwrap_or_default();
+    let admission = timeout(
+        shared.config.auth_timeout,
+        negotiate(shared, &policy, client, preamble, &identity, facts),
+    )
+    .await
+    .map_err(|_| {
+        Refusal::Protocol(format!(
+            "keystile: nothing said which database to reach within {} s",
+            shared.config.auth_timeout.as_secs()
+        ))
+    })??;
+    facts.database = Some(Arc::clone(&admission.database));
+    facts.db_user.clone_from(&admission.db_user);
+    let networks = policy.settings().map(|settings| settings.static_networks.clone()).unwrap_or_default();
+    let identity = Arc::new(identity);
+    let handle = Arc::new(Handle::new(shared.clock.now().unix_timestamp()));
+    reserve(shared, facts, &admission, &identity, &handle)?;
+    let ready = async {
+        let server =
+            shared.dialer.dial(&admission.database, &admission.db_user, admission.plan, &networks).await?;
+        still_allowed(shared, &policy, &admission, &identity)?;
+        Ok(server)
+    };
+    match ready.await {
+        Ok(server) => Ok(Ready { server, admission, identity, handle }),
+        Err(refusal) => {
+            shared.sessions.remove(facts.sid());
+            Err(NoSession::Refused(refusal))
+        }
+    }
+}
+
+/// Takes a place among the live sessions before the dial, so that limits hold and cuts reach it.
+fn reserve(
+    shared: &Shared,
+    facts: &Facts,
+    admission: &Admission,
+    identity: &Arc<ClientIdentity>,
+    handle: &Arc<Handle>,
+) -> Result<(), Refusal> {
+    let live = Live {
+        handle: Arc::clone(handle),
+        identity: Arc::clone(identity),
+        database: Arc::clone(&admission.database),
+        db_user: admission.db_user.clone(),
+        plan: admission.plan,
+        grant: Arc::new(admission.grant.clone()),
+        gate: Arc::clone(&admission.gate),
+    };
+    shared.sessions.add(facts.sid(), live).map_err(|has| {
+        Refusal::Limit(format!(
+            "{} has {has} connections on this proxy, the most that its roles allow (max_connections): close one",
+            identity.user
+        ))
+    })
+}
+
+/// A change of policy between the decision and now might have been looked at before this session could be
+/// seen.
+fn still_allowed(
+    shared: &Shared,
+    decided_on: &Arc<Policy>,
+    admission: &Admission,
+    identity: &ClientIdentity,
+) -> Result<(), Refusal> {
+    let snapshot = shared.policy.borrow().clone();
+    let current = fresh_policy(&snapshot, shared.clock.now())?;
+    if Arc::ptr_eq(&current, decided_on) {
+        return Ok(());
+    }
+    let target = route::Target {
+        database: admission.database.name.to_string(),
+        db_user: Some(admission.db_user.clone()),
+    };
+    admit(&current, identity, &target, shared.clock.now().unix_timestamp()).map(drop)
+}
+
+/// Who the client's certificate says that it is. After a resumed handshake, where TLS verified nothing, the
+/// chain is verified again: its CA may have gone.
+fn identify(shared: &Shared, client: &Leg) -> Result<Option<ClientIdentity>, Refusal> {
+    let Some(chain) = client.tls().peer_certificates() else { return Ok(None) };
+    let Some(end) = chain.first() else { return Ok(None) };
+    let resumed = client.tls().handshake_kind() == Some(HandshakeKind::Resumed);
+    if resumed {
+        verify_again(shared, chain)?;
+    }
+    let identity = ClientIdentity::from_der(end, &shared.deployment)
+        .map_err(|error| Refusal::Certificate(error.to_string()))?;
+    identity
+        .check_validity(shared.clock.now().unix_timestamp())
+        .map_err(|error| Refusal::Certificate(error.to_string()))?;
+    Ok(Some(identity))
+}
+
+fn verify_again(shared: &Shared, chain: &[CertificateDer<'_>]) -> Result<(), Refusal> {
+    let now = u64::try_from(shared.clock.now().unix_timestamp()).unwrap_or(0);
+    shared
+        .verifier
+        .verify(chain, UnixTime::since_unix_epoch(Duration::from_secs(now)))
+        .map_err(|_| Refusal::Certificate("the certificate is signed by no CA that counts any more".to_owned()))
+}
+
+/// Without a certificate there is only a refusal; which one, the first command may tell.
+async fn without_certificate(shared: &Shared, client: &mut Leg, preamble: &mut Preamble) -> NoSession {
+    let first = timeout(FIRST_WORDS.min(shared.config.auth_timeout), preamble.next(client)).await;
+    match first {
+        Ok(Ok(first)) if first.credentials.as_ref().is_some_and(|credentials| credentials.proof) => {
+            Refusal::ProofNotYet.into()
+        }
+        Ok(Err(no_request)) => no_session(no_request),
+        Ok(Ok(_)) | Err(_) => Refusal::NotSignedIn.into(),
+    }
+}
+
+fn no_session(no_request: NoRequest) -> NoSession {
+    match no_request {
+        NoRequest::Gone => NoSession::Left,
+        NoRequest::Malformed(keystile_resp::request::RequestError::Http) => NoSession::Left,
+        NoRequest::Malformed(error) => Refusal::Protocol(error.to_string()).into(),
+    }
+}
+
+/// Finds the route, reading the first commands where it takes them, and decides.
+async fn negotiate(
+    shared: &Shared,
+    policy: &Policy,
+    client: &mut Leg,
+    preamble: &mut Preamble,
+    identity: &ClientIdentity,
+    facts: &mut Facts,
+) -> Result<Admission, NoSession> {
+    let domain = policy.settings().map(|settings| settings.domain.clone()).unwrap_or_default();
+    let server_name = match client.tls() {
+        Connection::Server(tls) => route::from_server_name(tls.server_name(), &domain).map(str::to_owned),
+        Connection::Client(_) => None,
+    };
+    let known = route::before_first_command(policy, identity.route.as_ref(), server_name.as_deref())?;
+    let now = || shared.clock.now().unix_timestamp();
+    if let Some(target) = known.as_ref().filter(|target| target.db_user.is_some()) {
+        note(facts, target);
+        return Ok(admit(policy, identity, target, now())?);
+    }
+    loop {
+        let first = preamble.next(client).await.map_err(no_session)?;
+        if first.quit {
+            return Err(NoSession::Quit);
+        }
+        let target = route::with_first_command(policy, known.clone(), first.credentials.as_ref())?;
+        note(facts, &target);
+        match admit(policy, identity, &target, now()) {
+            Ok(admission) => return Ok(admission),
+            // An AUTH may follow, as after the NOAUTH of a server.
+            Err(refusal) if refusal.may_continue() => {
+                let gone = |_| NoSession::Left;
+                client.write(&refusal.line()).map_err(gone)?;
+                client.flush().await.map_err(gone)?;
+                preamble.skip(first.len);
+            }
+            Err(refusal) => return Err(refusal.into()),
+        }
+    }
+}
+
+fn note(facts: &mut Facts, target: &route::Target) {
+    facts.asked.clone_from(&target.database);
+    facts.db_user = target.db_user.clone().unwrap_or_default();
+}
+
+fn start(
+    shared: &Arc<Shared>,
+    client: Leg,
+    preamble: Preamble,
+    mut facts: Facts,
+    ready: Ready,
+) -> (uuid::Uuid, Session) {
+    let Ready { server, admission, identity, handle } = ready;
+    let sid = facts.sid();
+    let mut event = facts.event(EventKind::SessionStart, true);
+    event.rule.clone_from(&admission.rule);
+    shared.sink.send(event);
+    shared.metrics.sessions.add(1);
+    shared.metrics.sessions_open.add(1);
+    tracing::debug!(%sid, user = %identity.user, database = %admission.database.name, "session began");
+    let standing = match admission.plan {
+        Plan::Iam => Standing::Ours(Arc::new(Minter {
+            shared: Arc::clone(shared),
+            database: Arc::clone(&admission.database),
+            db_user: admission.db_user.clone(),
+        })),
+        Plan::PassThrough => Standing::PassThrough { admitted: false },
+        Plan::Open => Standing::Open,
+    };
+    let session = Session::new(Parts {
+        client,
+        held: preamble.into_held(),
+        server,
+        standing,
+        hide_topology: admission.database.cluster_mode,
+        gate: admission.gate,
+        journal: Journal::new(facts, shared.sink.clone(), admission.grant.audit),
+        handle,
+        clock: Arc::clone(&shared.coarse),
+        metrics: Arc::clone(&shared.metrics),
+    });
+    (sid, session)
+}
+
+/// Says why, once the client has asked anything, and closes so that it arrives.
+async fn refuse(
+    shared: &Shared,
+    client: &mut Leg,
+    mut preamble: Preamble,
+    facts: &mut Facts,
+    refusal: &Refusal,
+) {
+    shared.metrics.refusals.add(refusal.kind());
+    let mut event = facts.event(EventKind::SessionStart, false);
+    event.error = refusal.kind().to_owned();
+    event.message = refusal.to_string();
+    event.rule = refusal.rule().to_owned();
+    shared.sink.send(event);
+    tracing::debug!(user = %facts.user, kind = refusal.kind(), %refusal, "refused a client");
+    let _ = timeout(FIRST_WORDS, preamble.any(client)).await;
+    if client.write(&refusal.line()).is_ok() {
+        let _ = timeout(FAREWELL, client.shut()).await;
+        let _ = timeout(FAREWELL, client.discard()).await;
+    }
+}
+
+/// Makes the tokens that keep a session signed in.
+struct Minter {
+    shared: Arc<Shared>,
+    database: Arc<keystile_model::database::Database>,
+    db_user: String,
+}
+
+impl SignIn for Minter {
+    fn password(
+        &self,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<Option<SecretString>, String>> + Send>> {
+        let (shared, database, db_user) =
+            (Arc::clone(&self.shared), Arc::clone(&self.database), self.db_user.clone());
+        Box::pin(async move { shared.dialer.tokens.mint(&database, &db_user).await.map(Some) })
+    }
+}
+

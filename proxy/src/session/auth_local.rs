@@ -1,0 +1,100 @@
+//! `AUTH` and `HELLO … AUTH` of a client that is already authorized: they never change who the cache sees.
+//!
+//! With our own sign-in the same user is `+OK` whatever the password, another user is `NOPERM`. Where the
+//! database takes the client's own password, AUTH goes through, for the session's db user alone.
+
+use std::borrow::Cow;
+
+use keystile_resp::encode;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::auth_request::{self, Credentials};
+use super::expected::Expect;
+use super::{End, Session, Standing};
+
+/// What becomes of an AUTH.
+pub(super) enum Answer {
+    /// It is answered here.
+    Local(Vec<u8>),
+    /// The cache is asked with this.
+    Forward(Vec<u8>),
+}
+
+impl Session {
+    pub(super) fn local_auth(&self, args: &[Cow<'_, [u8]>]) -> Answer {
+        let credentials = match auth_request::auth(args) {
+            Ok(credentials) => credentials,
+            Err(text) => return Answer::Local(error("ERR", &text)),
+        };
+        if let Err(refusal) = self.check_user(&credentials) {
+            return Answer::Local(refusal);
+        }
+        match (&self.standing, args.last()) {
+            (Standing::PassThrough { .. }, Some(password)) => {
+                let mut request = Vec::new();
+                encode::request(&mut request, &[b"AUTH", self.db_user().as_bytes(), password]);
+                Answer::Forward(request)
+            }
+            _ => Answer::Local(b"+OK\r\n".to_vec()),
+        }
+    }
+
+    /// The HELLO to send to the cache, and whether it carries the client's own AUTH; or our answer.
+    pub(super) fn local_hello(&self, args: &[Cow<'_, [u8]>]) -> Result<(Vec<u8>, bool), Vec<u8>> {
+        let hello = auth_request::hello(args).map_err(|text| error("ERR", &text))?;
+        if let Some(credentials) = hello.credentials() {
+            self.check_user(&credentials)?;
+        }
+        match (&self.standing, &hello.auth) {
+            (Standing::PassThrough { .. }, Some((_, password))) => {
+                Ok((hello.request(Some((self.db_user(), password))), true))
+            }
+            _ => Ok((hello.request(None), false)),
+        }
+    }
+
+    /// Whether the user is the session's own, also spelled with its database.
+    fn check_user(&self, credentials: &Credentials) -> Result<(), Vec<u8>> {
+        let facts = self.journal.facts();
+        let Some(given) = credentials.user.as_deref() else { return Ok(()) };
+        let own = facts.db_user.as_str();
+        let (user, database) = match given.rsplit_once('@') {
+            Some((user, database)) if given != own => (user, Some(database)),
+            _ => (given, None),
+        };
+        let here = facts.database.as_ref().is_some_and(|known| {
+            database.is_none_or(|name| known.name.as_str() == name || known.alias() == name)
+        });
+        if user == own && here {
+            return Ok(());
+        }
+        let name = facts.database.as_ref().map(|database| database.name.as_str()).unwrap_or_default();
+        Err(error(
+            "NOPERM keystile:",
+            &format!(
+                "this connection is {own}@{name} and stays so: connect again to be '{}'",
+                given.chars().take(100).collect::<String>()
+            ),
+        ))
+    }
+
+    fn db_user(&self) -> &str {
+        &self.journal.facts().db_user
+    }
+
+    /// Sends our AUTH; its reply is swallowed in its place.
+    pub(super) fn send_auth(&mut self, password: &SecretString) -> Result<(), End> {
+        let mut request = Vec::new();
+        encode::request(&mut request, &[b"AUTH", self.db_user().as_bytes(), password.expose_secret().as_bytes()]);
+        self.expected.push(Expect::OurAuth);
+        // Nothing of the client's follows before the cache has said yes.
+        self.hold = true;
+        self.server.write(&request).map_err(|_| End::ServerClosed)
+    }
+}
+
+fn error(code: &str, text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::error(&mut out, code, text);
+    out
+}

@@ -1,0 +1,185 @@
+//! What the server still owes: the queue that puts an answer of our own in its place among the server's.
+//!
+//! Runs of the same command are one entry, so the common path stores nothing for each command.
+
+use std::collections::VecDeque;
+
+/// A command of the table by number; [`UNKNOWN`] for all others.
+pub type Label = u16;
+/// The label of commands that the table does not know.
+pub const UNKNOWN: Label = Label::MAX;
+/// Shortest queue whose memory is given back when it empties.
+const SHRINK_ABOVE: usize = 64;
+
+/// Which subscriptions a command changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// `SUBSCRIBE`, `UNSUBSCRIBE`.
+    Channel,
+    /// `PSUBSCRIBE`, `PUNSUBSCRIBE`.
+    Pattern,
+    /// `SSUBSCRIBE`, `SUNSUBSCRIBE`.
+    Shard,
+}
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    /// So many replies that pass to the client, or with replies switched off do not.
+    Replies {
+        /// The command that they answer.
+        label: Label,
+        /// How many.
+        count: u32,
+        /// Whether the client switched replies off.
+        muted: bool,
+    },
+    /// Confirmations of a (un)subscription, one for each channel; `None` for all that there are.
+    Acks {
+        /// The command.
+        label: Label,
+        /// Which kind.
+        topic: Topic,
+        /// How many are missing.
+        left: Option<u32>,
+    },
+    /// An answer of ours, once all before it have passed.
+    Local(Box<[u8]>),
+    /// The server's reply is swallowed and this takes its place.
+    Replace(Box<[u8]>),
+    /// The reply of `RESET`, which passes; subscriptions are gone with it.
+    Reset,
+    /// The reply to an AUTH of ours: swallowed, and looked at.
+    OurAuth,
+    /// The reply to an AUTH of the client's own (pass-through): passes, and is looked at.
+    ClientAuth {
+        /// The command.
+        label: Label,
+    },
+    /// The reply of `HELLO`, which tells the protocol.
+    Hello {
+        /// The command.
+        label: Label,
+        /// Whether the client switched replies off.
+        muted: bool,
+        /// Whether it carries the client's own AUTH (pass-through).
+        lets_in: bool,
+    },
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Expected {
+    queue: VecDeque<Expect>,
+    local_bytes: usize,
+}
+
+impl Expected {
+    /// One more reply of this command.
+    #[inline]
+    pub fn reply(&mut self, label: Label, muted: bool) {
+        if let Some(Expect::Replies { label: last, count, muted: last_muted }) = self.queue.back_mut()
+            && *last == label
+            && *last_muted == muted
+            && *count < u32::MAX
+        {
+            *count += 1;
+            return;
+        }
+        self.queue.push_back(Expect::Replies { label, count: 1, muted });
+    }
+
+    /// Any other entry.
+    pub fn push(&mut self, entry: Expect) {
+        if let Expect::Local(bytes) | Expect::Replace(bytes) = &entry {
+            self.local_bytes += bytes.len();
+        }
+        self.queue.push_back(entry);
+    }
+
+    /// The entry whose turn it is.
+    #[inline]
+    pub fn front(&mut self) -> Option<&mut Expect> {
+        self.queue.front_mut()
+    }
+
+    /// Takes the entry whose turn it is.
+    pub fn pop(&mut self) -> Option<Expect> {
+        let entry = self.queue.pop_front();
+        if let Some(Expect::Local(bytes) | Expect::Replace(bytes)) = &entry {
+            self.local_bytes = self.local_bytes.saturating_sub(bytes.len());
+        }
+        if self.queue.is_empty() && self.queue.capacity() > SHRINK_ABOVE {
+            self.queue = VecDeque::new();
+        }
+        entry
+    }
+
+    /// Counts one reply of the run whose turn it is.
+    #[inline]
+    pub fn count_down(&mut self) {
+        if let Some(Expect::Replies { count, .. }) = self.queue.front_mut() {
+            *count -= 1;
+            if *count == 0 {
+                self.pop();
+            }
+        }
+    }
+
+    /// An answer of ours whose turn has come.
+    #[inline]
+    pub fn take_local(&mut self) -> Option<Box<[u8]>> {
+        if !matches!(self.queue.front(), Some(Expect::Local(_))) {
+            return None;
+        }
+        match self.pop() {
+            Some(Expect::Local(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing is owed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Bytes of our own answers that wait.
+    #[must_use]
+    pub fn local_bytes(&self) -> usize {
+        self.local_bytes
+    }
+
+    /// How many answers the client still waits for, at most `most`.
+    #[must_use]
+    pub fn unanswered(&self, most: u32) -> u32 {
+        let counts = self.queue.iter().map(|entry| match entry {
+            Expect::Replies { muted: true, .. } | Expect::Hello { muted: true, .. } | Expect::OurAuth => 0,
+            Expect::Replies { count, .. } => *count,
+            _ => 1,
+        });
+        counts.fold(0, |sum, count| sum.saturating_add(count).min(most))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_one_entry() {
+        let mut expected = Expected::default();
+        for _ in 0..1_000 {
+            expected.reply(7, false);
+        }
+        assert_eq!(expected.queue.len(), 1);
+        expected.push(Expect::Local(Box::from(*b"-NO\r\n")));
+        assert_eq!((expected.local_bytes(), expected.unanswered(u32::MAX)), (5, 1_001));
+        for _ in 0..1_000 {
+            assert!(expected.take_local().is_none());
+            expected.count_down();
+        }
+        assert_eq!(expected.take_local().as_deref(), Some(b"-NO\r\n".as_slice()));
+        assert!(expected.is_empty() && expected.local_bytes() == 0);
+    }
+}

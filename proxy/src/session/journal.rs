@@ -1,0 +1,213 @@
+//! What a session writes down: counts by command, each refused or failed command, its end.
+
+use keystile_model::audit::{AuditEvent, CommandCount, EventKind};
+use keystile_model::role::AuditLevel;
+use keystile_resp::command::CommandId;
+
+use super::expected::{Label, UNKNOWN};
+use crate::audit::{Facts, Sink};
+
+/// Different failures that are counted apart between two summaries; the rest is counted together.
+const MOST_FAILURES: usize = 32;
+
+#[derive(Debug)]
+struct Failure {
+    label: Label,
+    code: String,
+    message: String,
+    /// Since it was last written down.
+    repeated: u64,
+}
+
+/// The books of one session.
+#[derive(Debug)]
+pub struct Journal {
+    facts: Facts,
+    sink: Sink,
+    level: AuditLevel,
+    counts: Vec<(Label, CommandCount)>,
+    last: usize,
+    failures: Vec<Failure>,
+    /// Bytes from and to the client since the start.
+    bytes: (u64, u64),
+    commands: u64,
+    refused: u64,
+}
+
+impl Journal {
+    /// Opens the books.
+    #[must_use]
+    pub fn new(facts: Facts, sink: Sink, level: AuditLevel) -> Self {
+        Self {
+            facts,
+            sink,
+            level,
+            counts: Vec::new(),
+            last: 0,
+            failures: Vec::new(),
+            bytes: (0, 0),
+            commands: 0,
+            refused: 0,
+        }
+    }
+
+    /// Whether each command is written down.
+    #[must_use]
+    pub fn wants_each(&self) -> bool {
+        self.level >= AuditLevel::Commands
+    }
+
+    /// Whether arguments are written down.
+    #[must_use]
+    pub fn wants_arguments(&self) -> bool {
+        self.level >= AuditLevel::Full
+    }
+
+    /// Who and what it is about.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Commands of the client so far, and how many of them were refused here.
+    #[must_use]
+    pub fn commands(&self) -> (u64, u64) {
+        (self.commands, self.refused)
+    }
+
+    /// A command of the client's.
+    #[inline]
+    pub fn request(&mut self, label: Label, bytes: usize) {
+        self.commands += 1;
+        self.bytes.0 += bytes as u64;
+        let count = self.count(label);
+        count.count += 1;
+        count.bytes_in += bytes as u64;
+    }
+
+    /// More bytes of a command.
+    #[inline]
+    pub fn request_bytes(&mut self, label: Label, bytes: usize) {
+        self.bytes.0 += bytes as u64;
+        self.count(label).bytes_in += bytes as u64;
+    }
+
+    /// Bytes of a reply.
+    #[inline]
+    pub fn reply(&mut self, label: Label, bytes: usize) {
+        self.bytes.1 += bytes as u64;
+        self.count(label).bytes_out += bytes as u64;
+    }
+
+    /// Bytes that answer no command.
+    pub fn pushed(&mut self, bytes: usize) {
+        self.bytes.1 += bytes as u64;
+    }
+
+    /// Writes a command down, with what may be shown of it.
+    pub fn query(&mut self, shown: String) {
+        let mut event = self.facts.event(EventKind::Query, true);
+        event.db_query = shown;
+        self.sink.send(event);
+    }
+
+    /// A command that we refused.
+    pub fn refused(&mut self, label: Label, rule: &str, text: &str) {
+        self.refused += 1;
+        self.failed(label, rule, text);
+    }
+
+    /// A command that failed: the first of its kind is written at once, the others are counted.
+    pub fn failed(&mut self, label: Label, code: &str, text: &str) {
+        self.count(label).errors += 1;
+        let same = self.failures.iter_mut().find(|failure| failure.label == label && failure.code == code);
+        if let Some(failure) = same {
+            failure.repeated += 1;
+            return;
+        }
+        if self.failures.len() >= MOST_FAILURES {
+            if let Some(last) = self.failures.last_mut() {
+                last.repeated += 1;
+            }
+            return;
+        }
+        let failure =
+            Failure { label, code: code.to_owned(), message: text.to_owned(), repeated: 0 };
+        self.sink.send(failed_event(&mut self.facts, &failure, None));
+        self.failures.push(failure);
+    }
+
+    /// Writes down what was counted since the last time.
+    pub fn summarise(&mut self) {
+        for failure in std::mem::take(&mut self.failures) {
+            if failure.repeated > 0 {
+                self.sink.send(failed_event(&mut self.facts, &failure, Some(failure.repeated)));
+            }
+        }
+        self.last = 0;
+        let counts = std::mem::take(&mut self.counts);
+        if counts.is_empty() || self.level < AuditLevel::Summary {
+            return;
+        }
+        let mut event = self.facts.event(EventKind::SessionSummary, true);
+        for (label, count) in counts {
+            event.commands.insert(name_of(label), count);
+        }
+        self.sink.send(event);
+    }
+
+    /// Closes the books. `error` is empty where the client just left.
+    pub fn close(&mut self, error: &str, message: &str) {
+        self.summarise();
+        let mut event = self.facts.event(EventKind::SessionEnd, true);
+        event.error = error.to_owned();
+        event.message = message.to_owned();
+        (event.bytes_in, event.bytes_out) = (Some(self.bytes.0), Some(self.bytes.1));
+        event.session_start = keystile_model::audit::timestamp(self.facts.started());
+        event.session_stop.clone_from(&event.time);
+        event.duration_us = self.facts.age_us();
+        self.sink.send(event);
+    }
+
+    /// Says that the client sent what is no RESP.
+    pub fn malformed(&mut self, text: &str) {
+        let mut event = self.facts.event(EventKind::MalformedPacket, false);
+        event.error = "malformed".to_owned();
+        event.message = text.to_owned();
+        self.sink.send(event);
+    }
+
+    #[inline]
+    fn count(&mut self, label: Label) -> &mut CommandCount {
+        let at = match self.counts.get(self.last) {
+            Some((last, _)) if *last == label => self.last,
+            _ => match self.counts.binary_search_by_key(&label, |(label, _)| *label) {
+                Ok(at) => at,
+                Err(at) => {
+                    self.counts.insert(at, (label, CommandCount::default()));
+                    at
+                }
+            },
+        };
+        self.last = at;
+        &mut self.counts[at].1
+    }
+}
+
+fn failed_event(facts: &mut Facts, failure: &Failure, repeated: Option<u64>) -> AuditEvent {
+    let mut event = facts.event(EventKind::QueryFailed, false);
+    event.db_query = name_of(failure.label);
+    event.error.clone_from(&failure.code);
+    event.message.clone_from(&failure.message);
+    event.repeated = repeated;
+    event
+}
+
+/// A command's name for people; commands that the table does not know go together.
+#[must_use]
+pub fn name_of(label: Label) -> String {
+    if label == UNKNOWN {
+        return "(unknown)".to_owned();
+    }
+    CommandId::new(label).map_or_else(String::new, CommandId::display_name)
+}

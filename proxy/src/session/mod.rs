@@ -1,0 +1,462 @@
+//! The engine: one authorized client on one cache connection, both directions in one task.
+//!
+//! Bytes pass in the largest runs that nothing of ours interrupts. What the engine looks at is where
+//! requests and replies begin and end and which command a request names; what it keeps is a queue of the
+//! replies that are owed, so that an answer of its own lands in its place.
+//!
+//! It refuses what the rules do not allow and what must never pass; in a transaction it then has the server
+//! refuse a command too, so that the server itself aborts the `EXEC`. It never sends a byte twice.
+
+mod auth_local;
+pub mod auth_request;
+pub mod expected;
+pub mod gate;
+pub mod handle;
+pub mod journal;
+pub mod leg;
+mod replies;
+mod requests;
+pub mod special;
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use keystile_resp::{encode, reply, request};
+use secrecy::SecretString;
+
+use crate::clock::CoarseClock;
+use crate::metrics::Metrics;
+use expected::{Expect, Expected, Label};
+use gate::Gate;
+use handle::{Cut, Handle};
+use journal::Journal;
+use leg::Leg;
+
+/// A request of up to this many bytes is seen whole; a longer one streams through.
+const WHOLE_REQUEST: usize = 16 * 1024;
+/// Bytes of our own answers that may wait behind the server's before the client is read no further.
+const LOCAL_BACKLOG: usize = 1024 * 1024;
+/// A thread's buffer that grew beyond this is given back.
+const KEEP_BUFFER: usize = 256 * 1024;
+/// Most errors that stand in for unanswered requests when the cache goes away.
+const MOST_UNANSWERED: u32 = 10_000;
+/// How long the last words may take to leave, and how long the peer's end is waited for.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the middle of a reply may last once the session is to end.
+const TO_BOUNDARY: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static WORK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Signs in to the cache anew on a live connection.
+pub trait SignIn: Send + Sync {
+    /// The password to give to AUTH; none where the connection needs no AUTH.
+    fn password(&self) -> Pin<Box<dyn Future<Output = Result<Option<SecretString>, String>> + Send>>;
+}
+
+/// How the cache lets this session in.
+#[derive(Clone)]
+pub enum Standing {
+    /// We signed in; the client's own AUTH is answered here.
+    Ours(Arc<dyn SignIn>),
+    /// Nobody signs in.
+    Open,
+    /// The client's own AUTH goes through; until the cache took it nothing else does.
+    PassThrough {
+        /// Whether the cache took it.
+        admitted: bool,
+    },
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The client closed its connection.
+    ClientClosed,
+    /// The client's connection broke.
+    ClientFailed,
+    /// The client said QUIT.
+    Quit,
+    /// The client sent what is no RESP.
+    Malformed(request::RequestError),
+    /// The cache closed the connection, or it broke.
+    ServerClosed,
+    /// The cache sent what is no RESP, or a reply that nobody asked for.
+    ServerMalformed(String),
+    /// It was told to.
+    Cut(Cut),
+    /// The cache did not let us in again.
+    SignIn(String),
+}
+
+impl End {
+    /// The word for metrics and audit.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::ClientClosed => "client_closed",
+            Self::ClientFailed => "client_failed",
+            Self::Quit => "quit",
+            Self::Malformed(_) => "malformed",
+            Self::ServerClosed => "server_closed",
+            Self::ServerMalformed(_) => "server_malformed",
+            Self::Cut(cut) => cut.kind.as_str(),
+            Self::SignIn(_) => "sign_in",
+        }
+    }
+
+    /// The text for the client and the audit; empty where there is nothing to say.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::ClientClosed | Self::ClientFailed | Self::Quit => String::new(),
+            Self::Malformed(error) => error.to_string(),
+            Self::ServerClosed => "the cache closed the connection before it answered; whether the command \
+                 was executed is unknown: connect again"
+                .to_owned(),
+            Self::ServerMalformed(text) => format!("{text}: connect again"),
+            Self::Cut(cut) => cut.text.clone(),
+            Self::SignIn(text) => text.clone(),
+        }
+    }
+}
+
+/// Whether replies reach the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replying {
+    On,
+    Off,
+    /// Not the next one.
+    Skip,
+}
+
+/// What a session is made of.
+pub struct Parts {
+    /// The client's side.
+    pub client: Leg,
+    /// Bytes of the client's that were read before the session began.
+    pub held: Vec<u8>,
+    /// The cache's side.
+    pub server: Leg,
+    /// How the cache lets it in.
+    pub standing: Standing,
+    /// What it may run.
+    pub gate: Arc<Gate>,
+    /// Whether the cache's topology stays hidden.
+    pub hide_topology: bool,
+    /// Its books.
+    pub journal: Journal,
+    /// How it is reached.
+    pub handle: Arc<Handle>,
+    /// The time.
+    pub clock: Arc<CoarseClock>,
+    /// The proxy's metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The password on its way, while we sign in again.
+type Fetching = Pin<Box<dyn Future<Output = Result<Option<SecretString>, String>> + Send>>;
+
+/// A live session.
+pub struct Session {
+    client: Leg,
+    server: Leg,
+    requests: request::Scanner,
+    replies: reply::ReplyScanner,
+    /// The beginning of a request, or requests that wait for a hold to end.
+    client_held: Vec<u8>,
+    /// The beginning of a reply.
+    server_held: Vec<u8>,
+    expected: Expected,
+    gate: Arc<Gate>,
+    standing: Standing,
+    hide_topology: bool,
+    journal: Journal,
+    handle: Arc<Handle>,
+    clock: Arc<CoarseClock>,
+    metrics: Arc<Metrics>,
+    replying: Replying,
+    in_multi: bool,
+    watching: bool,
+    resp3: bool,
+    /// Channels, patterns and shard channels that are subscribed to.
+    subscribed: [u32; 3],
+    /// What becomes of the request whose bytes stream through.
+    streaming_request: Option<(Label, bool)>,
+    /// What becomes of the reply whose bytes stream through.
+    streaming_reply: Option<(Option<Label>, bool)>,
+    fetching: Option<Fetching>,
+    /// A fresh sign-in is due at the next moment that allows one.
+    sign_in_due: bool,
+    /// Requests wait until the cache has let us in.
+    hold: bool,
+    /// Requests wait in `client_held`.
+    rescan: bool,
+    /// Nothing more is read from the client; this is the end once everything is answered.
+    finishing: Option<End>,
+    counted: (u64, u64),
+}
+
+impl Session {
+    /// Puts a session together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let limits = request::Limits { whole: WHOLE_REQUEST, ..request::Limits::SIGNED_IN };
+        Self {
+            client: parts.client,
+            server: parts.server,
+            requests: request::Scanner::new(limits),
+            replies: reply::ReplyScanner::new(reply::Limits::DEFAULT),
+            rescan: !parts.held.is_empty(),
+            client_held: parts.held,
+            server_held: Vec::new(),
+            expected: Expected::default(),
+            gate: parts.gate,
+            standing: parts.standing,
+            hide_topology: parts.hide_topology,
+            journal: parts.journal,
+            handle: parts.handle,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            replying: Replying::On,
+            in_multi: false,
+            watching: false,
+            resp3: false,
+            subscribed: [0; 3],
+            streaming_request: None,
+            streaming_reply: None,
+            fetching: None,
+            sign_in_due: false,
+            hold: false,
+            finishing: None,
+            counted: (0, 0),
+        }
+    }
+
+    /// Runs until the end, says why to the client, and closes both sides.
+    pub async fn run(mut self) -> End {
+        let end = std::future::poll_fn(|cx| {
+            if self.counted == (0, 0) {
+                self.handle.set_waker(cx.waker());
+            }
+            let poll = self.poll(cx);
+            self.publish();
+            poll
+        })
+        .await;
+        // Boxed: it is rare, and an idle session should not carry its size.
+        Box::pin(self.farewell(&end)).await;
+        end
+    }
+
+    fn publish(&mut self) {
+        let (commands, refused) = self.journal.commands();
+        if commands != self.counted.0 {
+            self.metrics.commands.add(commands - self.counted.0);
+        }
+        if refused != self.counted.1 {
+            self.metrics.commands_refused.add(refused - self.counted.1);
+        }
+        self.counted = (commands, refused);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Some(orders) = self.handle.take()
+            && let Some(end) = self.obey(orders)
+        {
+            return Poll::Ready(end);
+        }
+        loop {
+            match self.turn(cx) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(end) => return Poll::Ready(end),
+            }
+        }
+    }
+
+    /// One look at everything. True where something moved, so that another look is due.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = self.poll_fetching(cx)?;
+        // A client that does not read stops its own server side, nobody else's.
+        if self.client.poll_flush(cx).map_err(|_| End::ClientFailed)?.is_ready() {
+            moved |= self.pump_replies(cx)?;
+        }
+        if self.server.poll_flush(cx).map_err(|_| End::ServerClosed)?.is_ready() && self.may_read_client() {
+            moved |= self.pump_requests(cx)?;
+        }
+        let client_done = self.client.poll_flush(cx).map_err(|_| End::ClientFailed)?.is_ready();
+        let _ = self.server.poll_flush(cx).map_err(|_| End::ServerClosed)?;
+        if client_done
+            && self.expected.is_empty()
+            && self.streaming_reply.is_none()
+            && let Some(end) = self.finishing.take()
+        {
+            return Err(end);
+        }
+        Ok(moved)
+    }
+
+    fn may_read_client(&self) -> bool {
+        !self.hold
+            && self.finishing.is_none()
+            && self.expected.local_bytes() < LOCAL_BACKLOG
+            && (self.client.is_flushed() || !self.expected.is_empty())
+    }
+
+    fn obey(&mut self, orders: handle::Orders) -> Option<End> {
+        if orders.summary {
+            self.journal.summarise();
+        }
+        if let Some(gate) = orders.gate {
+            self.gate = gate;
+        }
+        if orders.sign_in {
+            self.sign_in_due = true;
+        }
+        // Inside a transaction the client has to be read on, or its end would never come.
+        if orders.hold && self.sign_in_due && self.may_sign_in() {
+            self.hold = true;
+        }
+        orders.cut.map(End::Cut)
+    }
+
+    /// Fetches a password where a sign-in is due, and sends AUTH once it is there.
+    fn poll_fetching(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.sign_in_due && self.fetching.is_none() && self.may_sign_in() {
+            self.begin_sign_in();
+        }
+        let Some(fetching) = &mut self.fetching else { return Ok(false) };
+        let Poll::Ready(password) = fetching.as_mut().poll(cx) else { return Ok(false) };
+        if !self.may_sign_in() {
+            // A transaction or subscription began meanwhile: later, with a fresh password.
+            self.fetching = None;
+            return Ok(false);
+        }
+        self.fetching = None;
+        self.sign_in_due = false;
+        match password {
+            Ok(Some(password)) => self.send_auth(&password)?,
+            Ok(None) => self.release(),
+            Err(error) => return Err(End::SignIn(error)),
+        }
+        Ok(true)
+    }
+
+    /// AUTH is refused in a transaction, would be answered oddly to a RESP2 subscriber, and its place in the
+    /// stream must be between two requests.
+    fn may_sign_in(&self) -> bool {
+        !self.in_multi
+            && !self.watching
+            && self.streaming_request.is_none()
+            && (self.resp3 || self.subscribed == [0; 3])
+            && self.finishing.is_none()
+    }
+
+    fn begin_sign_in(&mut self) {
+        if let Standing::Ours(sign_in) = &self.standing {
+            self.fetching = Some(sign_in.password());
+        } else {
+            self.sign_in_due = false;
+        }
+    }
+
+    /// The cache let us in: requests go on.
+    fn release(&mut self) {
+        self.hold = false;
+        self.rescan = !self.client_held.is_empty();
+    }
+
+    /// Answers the client in the order of its requests.
+    fn answer(&mut self, bytes: Vec<u8>) -> Result<(), End> {
+        if self.expected.is_empty() && self.streaming_reply.is_none() {
+            return self.client.write(&bytes).map_err(|_| End::ClientFailed);
+        }
+        self.expected.push(Expect::Local(bytes.into_boxed_slice()));
+        Ok(())
+    }
+
+    /// Says why, where there is something to say, and closes both sides.
+    async fn farewell(&mut self, end: &End) {
+        let _ = tokio::time::timeout(FAREWELL, self.server_farewell()).await;
+        let at_boundary = tokio::time::timeout(TO_BOUNDARY, self.reach_boundary()).await.unwrap_or(false);
+        if at_boundary {
+            self.last_words(end);
+        }
+        if *end != End::ClientFailed {
+            let _ = tokio::time::timeout(FAREWELL, self.client.shut()).await;
+            if *end != End::ClientClosed {
+                let _ = tokio::time::timeout(FAREWELL, self.client.discard()).await;
+            }
+        }
+        if let End::Malformed(error) = end {
+            self.journal.malformed(&error.to_string());
+        }
+        self.journal.close(end.as_str(), &end.text());
+        self.metrics.session_ends.add(end.as_str());
+    }
+
+    /// What the client sent before it left is the server's to have; then the connection closes.
+    async fn server_farewell(&mut self) {
+        let _ = self.server.flush().await;
+    }
+
+    /// Passes the rest of a reply whose beginning the client has. False where that cannot be had.
+    async fn reach_boundary(&mut self) -> bool {
+        while self.streaming_reply.is_some() {
+            let more = std::future::poll_fn(|cx| {
+                let _ = self.client.poll_flush(cx);
+                match self.pump_replies(cx) {
+                    Ok(true) => Poll::Ready(true),
+                    Ok(false) => Poll::Pending,
+                    Err(_) => Poll::Ready(false),
+                }
+            });
+            if !more.await {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn last_words(&mut self, end: &End) {
+        let mut words = Vec::new();
+        match end {
+            End::ClientClosed | End::ClientFailed | End::Quit | End::Malformed(_) => return,
+            End::ServerClosed => {
+                // One for each that is unanswered; a connection that closed in silence closes in silence.
+                for _ in 0..self.expected.unanswered(MOST_UNANSWERED) {
+                    encode::error(&mut words, "ERR keystile:", &end.text());
+                }
+            }
+            other => encode::error(&mut words, "ERR keystile:", &other.text()),
+        }
+        let _ = self.client.write(&words);
+    }
+}
+
+/// Takes the buffer to work in: what is held, or the thread's own. The second part tells which.
+fn take_buffer(held: &mut Vec<u8>) -> (Vec<u8>, bool) {
+    if held.is_empty() { (WORK.take(), false) } else { (std::mem::take(held), true) }
+}
+
+/// Gives the buffer back; what was not consumed stays with the session.
+fn give_back(mut work: Vec<u8>, was_held: bool, consumed: usize, held: &mut Vec<u8>) {
+    if was_held {
+        work.drain(..consumed);
+        *held = if work.is_empty() { Vec::new() } else { work };
+        return;
+    }
+    if let Some(left @ [_, ..]) = work.get(consumed..) {
+        *held = left.to_vec();
+    }
+    if work.capacity() <= KEEP_BUFFER {
+        work.clear();
+        WORK.set(work);
+    }
+}

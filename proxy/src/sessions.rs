@@ -1,0 +1,275 @@
+//! The live sessions, and what ends them from outside: one look a second, and one at each change of policy.
+//!
+//! A session has no timer of its own. What it must know is decided here, once for all sessions of the same
+//! user and route, and ordered to it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use keystile_identity::client::ClientIdentity;
+use keystile_model::database::Database;
+use keystile_model::decide::SessionGrant;
+use keystile_model::policy::Policy;
+use keystile_model::role::LockingMode;
+use keystile_model::store::Clock;
+use keystile_state::policy_feed::PolicySnapshot;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::admission::{NEW_SESSIONS_UNTIL_S, Plan, may_go_on};
+use crate::clock::CoarseClock;
+use crate::metrics::Metrics;
+use crate::session::gate::Gate;
+use crate::session::handle::{Cut, CutKind, Handle};
+
+/// How often the sessions are looked at when nothing changes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Looks between two judgements of all sessions when the policy does not change: what a decision goes by may
+/// end with time.
+const JUDGE_EVERY: u32 = 15;
+/// Sessions between two pauses of a look, so that it never holds a thread for long.
+const BETWEEN_PAUSES: usize = 256;
+/// The policy's greatest age for live sessions where the deployment says nothing, in seconds.
+const MAX_POLICY_AGE_S: u64 = 900;
+/// Parts of the life of an IAM connection at which it is signed in anew, at which the client waits for
+/// that, and at which it ends.
+const SIGN_IN_AT: f64 = 0.875;
+const HOLD_AT: f64 = 0.958;
+const END_AT: f64 = 0.993;
+
+/// A live session as the registry knows it.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// How it is reached.
+    pub handle: Arc<Handle>,
+    /// Who.
+    pub identity: Arc<ClientIdentity>,
+    /// Where.
+    pub database: Arc<Database>,
+    /// As whom.
+    pub db_user: String,
+    /// How it signed in.
+    pub plan: Plan,
+    /// What it may do.
+    pub grant: Arc<SessionGrant>,
+    /// The rules that it was last given.
+    pub gate: Arc<Gate>,
+}
+
+/// All live sessions.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    live: Mutex<HashMap<Uuid, Live>>,
+}
+
+impl Sessions {
+    /// Adds a session unless its user has as many as its roles allow.
+    ///
+    /// # Errors
+    /// How many it has.
+    pub fn add(&self, sid: Uuid, session: Live) -> Result<(), usize> {
+        let mut live = self.lock();
+        if let Some(most) = session.grant.max_connections {
+            let own = live.values().filter(|other| other.identity.user == session.identity.user).count();
+            if own >= most as usize {
+                return Err(own);
+            }
+        }
+        live.insert(sid, session);
+        Ok(())
+    }
+
+    /// Takes a session out.
+    pub fn remove(&self, sid: Uuid) {
+        self.lock().remove(&sid);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// The databases in use, by name.
+    #[must_use]
+    pub fn databases(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.lock().values().map(|live| live.database.name.to_string()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Ends them all.
+    pub fn cut_all(&self, cut: &Cut) {
+        for live in self.lock().values() {
+            live.handle.order(|orders| orders.cut = Some(cut.clone()));
+        }
+    }
+
+    fn snapshot(&self) -> Vec<(Uuid, Live)> {
+        self.lock().iter().map(|(sid, live)| (*sid, live.clone())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the overseer goes by.
+pub struct Overseer {
+    /// The sessions.
+    pub sessions: Arc<Sessions>,
+    /// The policy.
+    pub policy: watch::Receiver<PolicySnapshot>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The time as sessions read it.
+    pub coarse: Arc<CoarseClock>,
+    /// The life of an IAM connection.
+    pub iam_life: Duration,
+    /// How often counts are written down.
+    pub summary_interval: Duration,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Overseer {
+    /// Looks after the sessions for ever.
+    pub async fn run(mut self) {
+        let mut decided_for: Option<Arc<Policy>> = None;
+        let mut summary_at = self.clock.now() + self.summary_interval;
+        let mut looks = 0;
+        loop {
+            let changed = tokio::time::timeout(LOOK_EVERY, self.policy.changed()).await;
+            if matches!(changed, Ok(Err(_))) {
+                // The feed has ended with the process.
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            let now = self.clock.now();
+            self.coarse.set(now.unix_timestamp());
+            let snapshot = self.policy.borrow_and_update().clone();
+            self.note(&snapshot, now);
+            let news = match (&snapshot.policy, &decided_for) {
+                (Some(new), Some(old)) => !Arc::ptr_eq(new, old),
+                (new, _) => new.is_some(),
+            };
+            let summary = now >= summary_at;
+            if summary {
+                summary_at = now + self.summary_interval;
+            }
+            looks = (looks + 1) % JUDGE_EVERY;
+            self.look(&snapshot, now, summary, news || looks == 0).await;
+            if news {
+                decided_for.clone_from(&snapshot.policy);
+            }
+        }
+    }
+
+    fn note(&self, snapshot: &PolicySnapshot, now: time::OffsetDateTime) {
+        let millis = |age: Option<Duration>| {
+            age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
+        };
+        self.metrics.access_age_ms.set(millis(snapshot.access.age(now)));
+        self.metrics.inventory_age_ms.set(millis(snapshot.inventory.age(now)));
+        if let Some(policy) = &snapshot.policy {
+            self.metrics.databases.set(i64::try_from(policy.databases().count()).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// One look at every session; sessions of the same user and route share one judgement.
+    async fn look(&self, snapshot: &PolicySnapshot, now: time::OffsetDateTime, summary: bool, judge: bool) {
+        let age_s = snapshot.age(now).map_or(u64::MAX, |age| age.as_secs());
+        let mut judged: HashMap<(String, i64, String, String), Result<(Arc<SessionGrant>, Arc<Gate>), Cut>> =
+            HashMap::new();
+        for (index, (sid, mut live)) in self.sessions.snapshot().into_iter().enumerate() {
+            if index % BETWEEN_PAUSES == BETWEEN_PAUSES - 1 {
+                tokio::task::yield_now().await;
+            }
+            if summary {
+                live.handle.order(|orders| orders.summary = true);
+            }
+            if let Some(cut) = self.due(&live, snapshot, age_s, now.unix_timestamp()) {
+                live.handle.order(|orders| orders.cut = Some(cut));
+                continue;
+            }
+            self.renew(sid, &live, now.unix_timestamp());
+            let Some(policy) = snapshot.policy.as_ref().filter(|_| judge) else { continue };
+            let key = (
+                live.identity.user.to_string(),
+                live.identity.issued_at(),
+                live.database.name.to_string(),
+                live.db_user.clone(),
+            );
+            let verdict = judged.entry(key).or_insert_with(|| {
+                may_go_on(policy, &live.identity, &live.database, &live.db_user, now.unix_timestamp())
+                    .map(|(grant, gate)| (Arc::new(grant), Arc::new(gate)))
+            });
+            match verdict {
+                Err(cut) => live.handle.order(|orders| orders.cut = Some(cut.clone())),
+                Ok((grant, gate)) if **gate != *live.gate || **grant != *live.grant => {
+                    let given = Arc::clone(gate);
+                    live.handle.order(|orders| orders.gate = Some(given));
+                    (live.grant, live.gate) = (Arc::clone(grant), Arc::clone(gate));
+                    if let Some(known) = self.sessions.lock().get_mut(&sid) {
+                        *known = live;
+                    }
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// What ends a session whatever its roles say.
+    fn due(&self, live: &Live, snapshot: &PolicySnapshot, age_s: u64, now: i64) -> Option<Cut> {
+        let cut = |kind, text: String| Some(Cut { kind, text });
+        if let Err(error) = live.identity.check_validity(now) {
+            return cut(CutKind::Certificate, format!("{error}: run 'keystile login' and connect again"));
+        }
+        if let Some(most) = live.grant.client_idle_timeout_s
+            && now - live.handle.active_at() >= i64::try_from(most).unwrap_or(i64::MAX)
+        {
+            let text = format!("nothing was sent for {most} s, the role's client_idle_timeout: connect again");
+            return cut(CutKind::Idle, text);
+        }
+        let settings = snapshot.policy.as_deref().and_then(Policy::settings);
+        let most = match live.grant.locking_mode {
+            LockingMode::Strict => NEW_SESSIONS_UNTIL_S,
+            LockingMode::BestEffort => settings.map_or(MAX_POLICY_AGE_S, |settings| settings.max_policy_age_s),
+        };
+        if age_s >= most {
+            let text = format!(
+                "the proxy has not heard of its policy for {age_s} s, over the {most} s that live sessions may go \
+                 on: connect again when it has"
+            );
+            return cut(CutKind::StalePolicy, text);
+        }
+        if live.plan == Plan::Iam && self.lived(live, now) >= END_AT {
+            let text = "the cache would cut this connection now, and it could not be signed in again in time: \
+                        connect again";
+            return cut(CutKind::IamLife, text.to_owned());
+        }
+        None
+    }
+
+    /// Which part of its IAM life a session has lived.
+    fn lived(&self, live: &Live, now: i64) -> f64 {
+        let lived = u32::try_from(now - live.handle.signed_in_at()).unwrap_or(0);
+        f64::from(lived) / self.iam_life.as_secs_f64()
+    }
+
+    /// Orders a fresh sign-in when it is time; sessions that began together do so apart.
+    fn renew(&self, sid: Uuid, live: &Live, now: i64) {
+        if live.plan != Plan::Iam {
+            return;
+        }
+        let lived = self.lived(live, now);
+        let jitter = f64::from(sid.as_bytes()[0]) / 255.0 * (HOLD_AT - SIGN_IN_AT) / 2.0;
+        if lived >= SIGN_IN_AT + jitter {
+            live.handle.order(|orders| {
+                orders.sign_in = true;
+                orders.hold = lived >= HOLD_AT;
+            });
+        }
+    }
+}
