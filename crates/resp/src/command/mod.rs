@@ -340,9 +340,18 @@ const _: () = assert!(table::DISPLACEMENTS.len() == 256 && SLOT_COUNT.is_power_o
 /// As `hash_name` in `scripts/commands.py`: eight bytes at a time, with the bit set that tells cases apart.
 #[inline]
 fn hash_name(start: u64, name: &[u8]) -> u64 {
-    name.chunks(8).fold(start, |state, chunk| {
-        let word = chunk.iter().fold(0, |word, &byte| word << 8 | u64::from(byte | 0x20));
-        let mixed = (state ^ word).wrapping_mul(table::MULTIPLIER);
-        mixed ^ mixed >> 29
-    })
+    if name.len() <= 8 {
+        return mix(start, name);
+    }
+    name.chunks(8).fold(start, mix)
+}
+
+#[inline]
+fn mix(state: u64, chunk: &[u8]) -> u64 {
+    if chunk.is_empty() {
+        return state;
+    }
+    let word = chunk.iter().fold(0, |word, &byte| word << 8 | u64::from(byte | 0x20));
+    let mixed = (state ^ word).wrapping_mul(table::MULTIPLIER);
+    mixed ^ mixed >> 29
 }

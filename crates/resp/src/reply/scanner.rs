@@ -9,7 +9,7 @@
 //! The levels above the innermost live in a vector that is empty, and not allocated, while replies
 //! are flat.
 
-use super::{Frame, Limits, ReplyError, SHOWN_TEXT, Step};
+use super::{Frame, Kind, Limits, ReplyError, SHOWN_TEXT, Step};
 use crate::Span;
 use crate::number::{self, Line};
 
@@ -102,7 +102,7 @@ impl ReplyScanner {
     /// may still hold the beginning of the next one.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
-        self.phase == Phase::Value && self.pos == 0 && self.level == TOP && !self.streaming
+        self.phase == Phase::Value && self.pos == 0 && self.level.of == Of::Top && !self.streaming
     }
 
     /// Says what lies at the start of `buf`, the bytes not consumed yet.
@@ -113,6 +113,11 @@ impl ReplyScanner {
     pub fn scan(&mut self, buf: &[u8]) -> Result<Step, ReplyError> {
         if let Some(error) = self.failed {
             return Err(error);
+        }
+        if self.at_boundary()
+            && let Some(frame) = self.short_value(buf)
+        {
+            return Ok(Step::Frame(frame));
         }
         let step = self.walk(buf);
         if let Err(error) = step {
@@ -133,6 +138,33 @@ impl ReplyScanner {
     pub fn stream(&mut self, buf: &[u8]) -> Option<Frame> {
         self.pending()?;
         self.text_is_settled(buf).then(|| self.begin_stream())
+    }
+
+    /// The common case at once: a whole bulk, status or integer. Whatever else it may be is left to
+    /// [`Self::walk`], untouched.
+    #[inline(always)]
+    fn short_value(&self, buf: &[u8]) -> Option<Frame> {
+        let (&marker, rest) = buf.split_first()?;
+        let end = match (marker, rest) {
+            (b'$', _) => {
+                let Line::Value { value, next } = number::read(buf, 1) else { return None };
+                if value as u64 > self.limits.bulk {
+                    return None;
+                }
+                next.checked_add(usize::try_from(value).ok()?)?
+            }
+            (b'+', [b'O', b'K', ..]) => 3,
+            (b':', [_, b'\r', ..]) => 2,
+            _ => return None,
+        };
+        let &[b'\r', b'\n'] = buf.get(end..end.checked_add(2)?)? else { return None };
+        let len = end + 2;
+        if len > self.limits.whole {
+            return None;
+        }
+        let shown = marker == b'+';
+        let text = if shown { Span::new(1, end) } else { Span::EMPTY };
+        Some(Frame { len, kind: Kind::Reply, marker, text, shown })
     }
 
     fn walk(&mut self, buf: &[u8]) -> Result<Step, ReplyError> {
@@ -332,7 +364,8 @@ impl ReplyScanner {
             (0, false) => return Ok(self.value_ends(next)),
             (_, true) => self.enter(count, Of::Attribute)?,
             (_, false) => {
-                self.first = outset.top && matches!(marker, b'*' | b'>');
+                // An array in an attribute before the first element leaves that one still to come.
+                self.first |= outset.top && matches!(marker, b'*' | b'>');
                 self.enter(count, Of::Counted)?;
             }
         }

@@ -124,3 +124,10 @@ fn an_empty_error_has_a_text() {
     };
     assert_eq!(frame.text(bytes), Some(&b""[..]));
 }
+
+/// Found by fuzzing: an array in an attribute before the first element hid that element.
+#[test]
+fn an_attribute_with_an_array_does_not_hide_the_first_element() {
+    let bytes = b"*2\r\n|1\r\n+a\r\n*1\r\n:1\r\n$7\r\nmessage\r\n:2\r\n";
+    assert_eq!(one(bytes).text(bytes), Some(&b"message"[..]));
+}

@@ -93,7 +93,13 @@ impl Scanner {
         let step = match self.phase {
             Phase::Start => match buf.first() {
                 None => Ok(Step::NeedMore),
-                Some(b'*') => self.array(buf),
+                Some(b'*') => {
+                    if let Some(request) = self.short_array(buf) {
+                        self.consumed += request.len as u64;
+                        return Ok(Step::Request(request));
+                    }
+                    self.array(buf)
+                }
                 Some(_) => self.line(buf, 0),
             },
             Phase::Inline(searched) => self.line(buf, searched),
@@ -119,6 +125,41 @@ impl Scanner {
     pub fn stream(&mut self) -> Option<Request> {
         self.pending()?;
         Some(self.begin_stream())
+    }
+
+    /// The common case at once: a whole request of a few arguments, with nothing to complain about.
+    /// Whatever else it may be is left to [`Self::array`], untouched.
+    #[inline(always)]
+    fn short_array(&self, buf: &[u8]) -> Option<Request> {
+        let &[b'*', digit @ b'1'..=b'4', b'\r', b'\n', ..] = buf else { return None };
+        let argc = digit - b'0';
+        let (name, mut at) = self.short_bulk(buf, 4)?;
+        let mut spans = [name, Span::EMPTY, Span::EMPTY, Span::EMPTY];
+        if argc > 1 {
+            (spans[1], at) = self.short_bulk(buf, at)?;
+        }
+        if argc > 2 {
+            (spans[2], at) = self.short_bulk(buf, at)?;
+        }
+        if argc > 3 {
+            (spans[3], at) = self.short_bulk(buf, at)?;
+        }
+        let fits = at <= self.limits.whole && u32::from(argc) <= self.limits.args;
+        if !fits || self.limits.before_auth_total.is_some() || check_http(name.of(buf)?).is_err() {
+            return None;
+        }
+        Some(Request { len: at, argc: u32::from(argc), form: Form::Array, known: argc, quoted: 0, spans })
+    }
+
+    #[inline(always)]
+    fn short_bulk(&self, buf: &[u8], at: usize) -> Option<(Span, usize)> {
+        if buf.get(at) != Some(&b'$') {
+            return None;
+        }
+        let Line::Value { value, next } = number::read(buf, at + 1) else { return None };
+        let end = next.checked_add(usize::try_from(value).ok()?)?;
+        let &[b'\r', b'\n'] = buf.get(end..end.checked_add(2)?)? else { return None };
+        (value as u64 <= self.limits.bulk).then(|| (Span::new(next, end), end + 2))
     }
 
     fn array(&mut self, buf: &[u8]) -> Result<Step, RequestError> {
