@@ -64,9 +64,17 @@ impl Request {
 
     /// The body as one of the API's types.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body)
-            .map_err(|error| Failure::bad("the body cannot be read").why(error.to_string()))
+        object(&self.body).map_err(|why| Failure::bad("the body cannot be read").why(why))
     }
+}
+
+/// A JSON object as one of our types; the error is why not. An array is refused: serde would take its elements
+/// for the fields in their order.
+pub(crate) fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err("it must be a JSON object".to_owned());
+    }
+    serde_json::from_slice(body).map_err(|error| error.to_string().chars().take(500).collect())
 }
 
 /// One part of a path, decoded once.

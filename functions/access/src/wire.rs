@@ -84,8 +84,11 @@ impl Discovery for DiscoverFunction {
                 internal("the discovery function cannot be invoked")
             }
             InvokeError::Failed(inside) => {
+                // Its errors are written for the editors who may run it.
                 tracing::error!(inside, "the discovery function failed");
-                internal("the discovery function failed").next("keystile discover status")
+                Failure::new(ErrorCode::Internal, "the discovery function failed")
+                    .why(inside)
+                    .next("keystile discover status")
             }
         })
     }

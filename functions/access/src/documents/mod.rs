@@ -172,6 +172,9 @@ fn plain_metadata(metadata: &Metadata) -> Result<(), Failure> {
 /// The `spec` of a document as one of our types.
 fn spec<T: DeserializeOwned>(spec: serde_json::Value) -> Result<T, Failure> {
     let spec = if spec.is_null() { serde_json::json!({}) } else { spec };
+    if !spec.is_object() {
+        return Err(Failure::bad("the spec must be a mapping"));
+    }
     serde_json::from_value(spec).map_err(|error| {
         let text: String = error.to_string().chars().take(500).collect();
         Failure::bad("the spec cannot be read").why(text)
@@ -190,8 +193,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<Document, Failure> {
             format!("the document is larger than {MAX_BYTES} bytes"),
         ));
     }
-    serde_json::from_slice(body)
-        .map_err(|error| Failure::bad("the document cannot be read").why(error.to_string()))
+    crate::request::object(body).map_err(|why| Failure::bad("the document cannot be read").why(why))
 }
 
 /// The entity of a kind and name that is stored.

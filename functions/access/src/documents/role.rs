@@ -25,6 +25,11 @@ pub(super) fn read(document: Document, warnings: &mut Vec<String>) -> Result<Ent
     } else {
         teleport::translated(document.spec, warnings)?
     };
+    for part in ["allow", "deny", "options"] {
+        if body.get(part).is_some_and(|value| !value.is_object()) {
+            return Err(Failure::bad(format!("{part} must be a mapping")));
+        }
+    }
     let body: RoleSpec = spec(body)?;
     within_limits(&body.allow)?;
     within_limits(&body.deny)?;
