@@ -1,0 +1,30 @@
+//! `discover run` and `discover status`.
+
+use http::Method;
+use keystile_api::DiscoverRequest;
+use serde_json::Value;
+
+use crate::access::{Access, RUN};
+use crate::args::Discover;
+use crate::context::{Context, wait};
+use crate::failure::Failure;
+use crate::output::yaml;
+use crate::verbs::documents;
+
+/// Runs `discover …`.
+pub(crate) fn run(context: &Context, verb: Discover) -> Result<(), Failure> {
+    let report: Value = match verb {
+        Discover::Run { dry_run, matchers } => {
+            let matchers = matchers.map(|file| documents::read(&file)).transpose()?;
+            let request = DiscoverRequest { dry_run, matchers };
+            wait(async {
+                let access = Access::open(context).await?;
+                access.call(Method::POST, "/v1/discover/run", Some(&request), RUN).await
+            })?
+        }
+        Discover::Status => wait(async { Access::open(context).await?.get("/v1/discover/status").await })?,
+    };
+    // Before the first run there is none; anything but an object would be one of a newer shape.
+    let text = yaml(&report)?;
+    context.output.emit(&report, || text)
+}
