@@ -263,7 +263,7 @@ mod tests {
     fn a_reader_follows_its_resource_and_yields_to_a_resource_of_its_name() {
         let asked =
             Claimant { asked: Some(name("shop")), reader: true, ..group("orders", "us-east-1", HOME) };
-        let naming = assign(&[asked.clone()], &BTreeMap::new(), &BTreeSet::new(), HOME);
+        let naming = assign(std::slice::from_ref(&asked), &BTreeMap::new(), &BTreeSet::new(), HOME);
         assert_eq!(names(&naming, &asked), ("shop".into(), Some("shop-reader".into())));
         let orders = Claimant { reader: true, ..group("orders", "us-east-1", HOME) };
         let named = group("orders-reader", "us-east-1", HOME);
@@ -278,11 +278,16 @@ mod tests {
     #[test]
     fn a_static_database_keeps_its_name() {
         let orders = group("orders", "us-east-1", HOME);
-        let naming =
-            assign(&[orders.clone()], &BTreeMap::new(), &BTreeSet::from(["orders".to_owned()]), HOME);
+        let naming = assign(
+            std::slice::from_ref(&orders),
+            &BTreeMap::new(),
+            &BTreeSet::from(["orders".to_owned()]),
+            HOME,
+        );
         assert_eq!(names(&naming, &orders).0, "orders-elasticache-us-east-1-123456789012");
         let held = BTreeMap::from([("orders".to_owned(), orders.arn.clone())]);
-        let naming = assign(&[orders.clone()], &held, &BTreeSet::from(["orders".to_owned()]), HOME);
+        let naming =
+            assign(std::slice::from_ref(&orders), &held, &BTreeSet::from(["orders".to_owned()]), HOME);
         assert_eq!(names(&naming, &orders).0, "orders");
     }
 
