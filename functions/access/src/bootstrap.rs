@@ -44,6 +44,7 @@ pub(crate) async fn ensure(app: &App, request: &Request) -> Result<(), Failure> 
         }
         match app.store.commit(Feed::Access, &head, "access", app.now(), &changes).await {
             Ok(_) => {
+                app.snapshot.forget().await;
                 audit(app, request, &policy, &changes);
                 return Ok(());
             }

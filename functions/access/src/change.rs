@@ -39,7 +39,10 @@ pub(crate) async fn write<T>(
         keep_an_editor(&policy, &planned.changes, call.now)?;
         let author = call.user.name.as_str();
         match app.store.commit(Feed::Access, &head, author, call.now, &planned.changes).await {
-            Ok(head) => return Ok((planned.outcome, head.revision)),
+            Ok(head) => {
+                app.snapshot.forget().await;
+                return Ok((planned.outcome, head.revision));
+            }
             Err(CommitError::Conflict) => app.snapshot.forget().await,
             Err(CommitError::Illegal(why)) => {
                 return Err(Failure::new(ErrorCode::TooLarge, "the change is too large").why(why));

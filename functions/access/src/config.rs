@@ -73,7 +73,7 @@ impl Config {
             runtime_table: needed("KEYSTILE_RUNTIME_TABLE")?,
             bootstrap_admin,
             trusted_accounts,
-            proxy_address: needed("KEYSTILE_PROXY_ADDRESS")?,
+            proxy_address: needed("KEYSTILE_PROXY_ADDRESS")?.to_ascii_lowercase(),
             domain: needed("KEYSTILE_DOMAIN")?,
             max_session_ttl,
             user_ca: ca_key(&needed("KEYSTILE_USER_CA_KEY")?),

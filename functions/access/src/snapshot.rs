@@ -31,8 +31,8 @@ impl Snapshot {
         let mut guard = self.warm.lock().await;
         // Taken out: an error half-way leaves nothing that is half-read.
         let mut warm = guard.take().unwrap_or_else(|| Warm {
-            access: FeedReader::new(Arc::clone(&self.store), Feed::Access, Arc::clone(&self.clock)),
-            inventory: FeedReader::new(Arc::clone(&self.store), Feed::Inventory, Arc::clone(&self.clock)),
+            access: self.reader(Feed::Access),
+            inventory: self.reader(Feed::Inventory),
             policy: Arc::new(Policy::new([])),
         });
         for feed in Feed::ALL {
@@ -49,9 +49,16 @@ impl Snapshot {
         Ok((policy, head))
     }
 
-    /// Forgets everything: the next look reads strongly.
+    /// Forgets where the access feed stood: the next look reads it whole and strongly. After a change of our
+    /// own, so that whoever made it sees it; after somebody else's that came first, so that we do.
     pub(crate) async fn forget(&self) {
-        *self.warm.lock().await = None;
+        if let Some(warm) = self.warm.lock().await.as_mut() {
+            warm.access = self.reader(Feed::Access);
+        }
+    }
+
+    fn reader(&self, feed: Feed) -> FeedReader<dyn PolicyStore> {
+        FeedReader::new(Arc::clone(&self.store), feed, Arc::clone(&self.clock))
     }
 }
 

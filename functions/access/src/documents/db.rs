@@ -121,7 +121,8 @@ fn endpoint(uri: &str) -> Result<Endpoint, Failure> {
         text => text.parse().ok().filter(|port| *port > 0).ok_or_else(|| bad("the port cannot be read"))?,
     };
     let host = host.to_ascii_lowercase();
-    if host.parse::<IpAddr>().is_err() && !(is_dns_name(&host) && !host.starts_with('*')) {
+    let name = is_dns_name(&host) && !host.starts_with('*');
+    if !name && host.parse::<IpAddr>().is_err() {
         return Err(bad("the host is no DNS name and no address"));
     }
     Ok(Endpoint { host, port })
