@@ -537,9 +537,9 @@ mod tests {
 
     #[test]
     fn wrong_lines_exit_2_and_suggest() {
-        let error = read("keystile db lz").unwrap_err();
+        let error = read("keystile db conect x").unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains("ls"), "{error}");
+        assert!(error.to_string().contains("'connect'"), "{error}");
         for line in [
             "keystile locks add",
             "keystile proxy db x --port 1",

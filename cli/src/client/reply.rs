@@ -287,8 +287,8 @@ mod tests {
     #[test]
     fn raw_and_json() {
         let reply = parsed(b"*3\r\n$2\r\n\xff\n\r\n:1\r\n*-1\r\n");
-        assert_eq!(reply.raw(), b"\xff\n\n1\n");
-        assert_eq!(parsed(b"*-1\r\n").raw(), b"");
+        assert_eq!(reply.raw(), b"\xff\n\n1\n\n");
+        assert_eq!(parsed(b"*-1\r\n").raw(), b"\n");
         assert_eq!(parsed(b"%1\r\n+k\r\n*1\r\n_\r\n").json(), json!({"k": [null]}));
         assert_eq!(parsed(b"-NOPERM x\r\n").json(), json!({"error": "NOPERM x"}));
     }

@@ -19,18 +19,18 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 /// What the fake access function was asked: method, path, access key, body.
-pub type Asked = (String, String, String, Value);
+pub(crate) type Asked = (String, String, String, Value);
 
 /// The world; it ends with the test's process.
-pub struct World {
+pub(crate) struct World {
     /// The home of the command, with its credentials.
-    pub home: tempfile::TempDir,
+    pub(crate) home: tempfile::TempDir,
     /// The access URL.
-    pub url: String,
+    pub(crate) url: String,
     /// Every request so far.
-    pub asked: Arc<Mutex<Vec<Asked>>>,
+    pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
     /// An answer instead of the usual one: by path, a status and a body.
-    pub answers: Arc<Mutex<BTreeMap<String, (u16, String)>>>,
+    pub(crate) answers: Arc<Mutex<BTreeMap<String, (u16, String)>>>,
 }
 
 struct Pki {
@@ -40,7 +40,7 @@ struct Pki {
 
 impl World {
     /// Starts it; nobody is signed in yet.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let pki = Arc::new(Pki { user: authority("user"), host: authority("host") });
         let proxy = start_proxy(&pki);
         let (asked, answers) = (Arc::default(), Arc::<Mutex<BTreeMap<_, _>>>::default());
@@ -55,7 +55,7 @@ impl World {
     }
 
     /// The same with alice signed in.
-    pub fn signed_in() -> Self {
+    pub(crate) fn signed_in() -> Self {
         let world = Self::start();
         let login = world.run(&["login"]);
         assert_eq!(login.code, 0, "{}", login.err);
@@ -63,12 +63,12 @@ impl World {
     }
 
     /// Answers a path differently from now on.
-    pub fn answer(&self, path: &str, status: u16, body: Value) {
+    pub(crate) fn answer(&self, path: &str, status: u16, body: Value) {
         self.answers.lock().unwrap().insert(path.to_owned(), (status, body.to_string()));
     }
 
     /// The command in this world, with nothing of the environment but what is put there.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keystile"));
         command
             .args(args)
@@ -80,29 +80,29 @@ impl World {
     }
 
     /// Runs it to its end.
-    pub fn run(&self, args: &[&str]) -> Ended {
+    pub(crate) fn run(&self, args: &[&str]) -> Ended {
         Ended::of(self.command(args).output().unwrap())
     }
 
     /// Runs it with this on standard input.
-    pub fn run_with(&self, args: &[&str], input: &str) -> Ended {
+    pub(crate) fn run_with(&self, args: &[&str], input: &str) -> Ended {
         let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         Ended::of(child.wait_with_output().unwrap())
     }
 
     /// A file of the home.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 }
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ended {
@@ -115,13 +115,13 @@ impl Ended {
     }
 
     /// Its standard output as JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
 /// The permissions of a file.
-pub fn mode(path: &Path) -> u32 {
+pub(crate) fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }

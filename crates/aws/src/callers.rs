@@ -11,9 +11,7 @@ use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
-use aws_sigv4::http_request::{
-    PayloadChecksumKind, SignableBody, SignableRequest, SigningSettings, sign,
-};
+use aws_sigv4::http_request::{PayloadChecksumKind, SignableBody, SignableRequest, SigningSettings, sign};
 use keystile_model::store::Clock;
 use time::OffsetDateTime;
 
@@ -68,10 +66,13 @@ impl Caller {
     }
 }
 
-/// Only the files that are there: the SDK takes a named file that is missing for an error.
+/// Only the files that are there: the SDK takes a named file that is missing for an error, and a set
+/// without any for a bug; so an empty one comes first.
 fn profile_files(folder: &Path) -> EnvConfigFiles {
-    let mut files = EnvConfigFiles::builder();
-    for (kind, name) in [(EnvConfigFileKind::Config, "config"), (EnvConfigFileKind::Credentials, "credentials")] {
+    let mut files = EnvConfigFiles::builder().with_contents(EnvConfigFileKind::Config, "");
+    for (kind, name) in
+        [(EnvConfigFileKind::Config, "config"), (EnvConfigFileKind::Credentials, "credentials")]
+    {
         let path = folder.join(name);
         if path.is_file() {
             files = files.with_file(kind, path);
@@ -178,8 +179,13 @@ mod tests {
         assert_eq!(value("x-amz-date"), "20260101T120000Z");
         assert_eq!(value("x-amz-security-token"), "token");
         let authorization = value("authorization");
-        assert!(authorization.contains("Credential=AKID/20260101/us-east-1/lambda/aws4_request"), "{authorization}");
-        assert!(authorization.contains("content-type;host;x-amz-content-sha256;x-amz-date;x-amz-security-token"));
+        assert!(
+            authorization.contains("Credential=AKID/20260101/us-east-1/lambda/aws4_request"),
+            "{authorization}"
+        );
+        assert!(
+            authorization.contains("content-type;host;x-amz-content-sha256;x-amz-date;x-amz-security-token")
+        );
         let other = Unsigned { body: b"{ }", ..request };
         assert_ne!(sign_request(&credentials, &other, Noon.now()).unwrap(), headers);
     }
