@@ -150,6 +150,8 @@ impl Discover {
         };
         let mut seen = look(&reader, &looking).await;
         keep_where_matchers_are_broken(&mut seen, &looking.known, &broken);
+        // Planning reads the inventory again: a large one is not kept twice.
+        drop(looking);
         let options =
             PlanOptions { allow_loopback: self.settings.allow_loopback, allow_removals: ask.allow_removals };
         let made = self.carry_out(&seen, &ready, &static_names, options, &ask, started).await?;
