@@ -42,7 +42,6 @@ NOT_SEEN_HERE = {
 
 # The rights behind an API operation, where they are not service:Operation.
 RIGHTS = {
-    "dynamodb:TransactWriteItems": [],  # its parts are checked: see transact_rights
     "memorydb:DescribeACLs": ["memorydb:DescribeAcls"],
     "lambda:Invoke": ["lambda:InvokeFunction"],
     "sts:GetCallerIdentity": [],  # needs no right
@@ -101,7 +100,7 @@ def markdown():
 def rights_of(call):
     name = f"{call['service']}:{call['operation']}"
     if name == "dynamodb:TransactWriteItems":
-        return [f"dynamodb:{part}" for part in call.get("parts", [])] or ["dynamodb:PutItem"]
+        return [f"dynamodb:{part['action']}" for part in call["parts"]]
     if name == "tagging:GetResources":
         return ["tag:GetResources"]
     return RIGHTS.get(name, [name])
@@ -131,8 +130,36 @@ def check_calls(path):
             if not used and action not in NOT_SEEN_HERE:
                 print(f"{title}: {role} grants {action}, which was never used")
                 failures += 1
+        failures += check_leading_keys(title, role, template, world_role, recorded)
         print(f"{title}: {len(needed)} rights used, {len(granted)} granted")
     return failures
+
+
+def check_leading_keys(title, role, template, world_role, recorded):
+    """Each written item must fit a statement whose leading-key condition lets it through."""
+    patterns = {}
+    for statement in statements(template, role):
+        for action in statement["Action"]:
+            if action.startswith("dynamodb:"):
+                table = "policy" if "Policy" in str(statement["Resource"]) else "runtime"
+                keys = [
+                    key.replace("${Group}", "default")
+                    for operator in (statement.get("Condition") or {}).values()
+                    for key in (operator.get("dynamodb:LeadingKeys") or ["*"])
+                ] or ["*"]
+                patterns.setdefault((action, table), []).extend(keys)
+    wrong = set()
+    for call in recorded:
+        if call["service"] != "dynamodb" or f":assumed-role/{world_role}/" not in call.get("caller", ""):
+            continue
+        table = "policy" if "policy" in call["resource"] else "runtime"
+        for part in call.get("parts", []):
+            allowed = patterns.get((f"dynamodb:{part['action']}", table), [])
+            if not any(fnmatch.fnmatchcase(part["key"], pattern) for pattern in allowed):
+                wrong.add((part["action"], table, part["key"]))
+    for action, table, key in sorted(wrong):
+        print(f"{title}: {action} of {key} in the {table} table is outside {role}'s leading keys")
+    return len(wrong)
 
 
 def main():

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::wire::{ApiError, Call, Protocol};
+use super::writes::Touched;
 
 /// Calls that are kept; older ones fall out, so that a world left running does not grow for ever.
 const CALLS_KEPT: usize = 200_000;
@@ -82,6 +83,9 @@ pub struct Recorded {
     pub time: String,
     /// The HTTP status of the answer; 0 where none was sent.
     pub status: u16,
+    /// Of a DynamoDB call: the actions that IAM checks, with leading keys.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Touched>,
 }
 
 /// Orders and records.

@@ -19,6 +19,7 @@ mod router;
 mod secrets;
 mod upstream;
 mod wire;
+mod writes;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,6 +38,7 @@ pub use command::{FrontArguments, front_command};
 pub use faults::{Fault, Order, Recorded};
 pub use keys::{Key, KeyRing};
 pub use principals::Credentials;
+pub use writes::Touched;
 
 use crate::fixture::{self, HOME_REGION, Passwords};
 use crate::lambda::Functions;

@@ -12,6 +12,7 @@ use super::faults::{Fault, Recorded, fault_error};
 use super::keys::Key;
 use super::secrets::Passage;
 use super::wire::{ApiError, Call, Form, Protocol, Request, Response, call_of};
+use super::writes::touched;
 use super::{Front, account, principals};
 use crate::fixture::{self, HOME_ACCOUNT, HOME_REGION, Rights};
 use crate::sigv4::{self, Refusal};
@@ -31,6 +32,9 @@ pub(crate) async fn answer(front: Arc<Front>, request: Request) -> Option<Respon
     let call = call_of(&request, &scope.0);
     let caller = claim.and_then(|claim| verified(&front, &request, &claim, now));
     let mut record = recorded(&call, &scope.1, caller.as_ref().ok(), now);
+    if call.service == "dynamodb" {
+        record.parts = touched(&call.operation, &request.body);
+    }
     let outcome = match caller {
         Ok(caller) => with_faults(&front, &request, &call, &caller, now).await,
         Err(refusal) => Some(refusal_error(&refusal, call.protocol).response(call.protocol)),
@@ -93,6 +97,7 @@ pub(crate) fn recorded(call: &Call, region: &str, caller: Option<&Caller>, now: 
         resource: call.resource.clone(),
         time: now.format(form).unwrap_or_default(),
         status: 0,
+        parts: Vec::new(),
     }
 }
 
