@@ -1,5 +1,7 @@
 //! The built command against a small world: sign-in, databases, routes, documents, refusals, exit codes.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test by panicking")]
+
 mod world;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
