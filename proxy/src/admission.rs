@@ -157,9 +157,11 @@ fn granted(
 ) -> Result<(String, SessionGrant), Refusal> {
     match decide(policy, subject, Request::Connect { database, db_user }, now) {
         Decision::Allow { rule, grant: Some(grant) } => Ok((rule, *grant)),
-        Decision::Allow { rule, grant: None } => {
-            Err(Refusal::Denied { kind: DenyKind::Denied, rule, reason: "the decision has no grant".to_owned() })
-        }
+        Decision::Allow { rule, grant: None } => Err(Refusal::Denied {
+            kind: DenyKind::Denied,
+            rule,
+            reason: "the decision has no grant".to_owned(),
+        }),
         Decision::Deny { kind, rule, reason } => Err(Refusal::Denied { kind, rule, reason }),
     }
 }

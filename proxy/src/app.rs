@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::admin;
 use crate::audit::{Sink, Writer};
-use crate::clock::CoarseClock;
+use crate::clock::{CoarseClock, unix_ms};
 use crate::config::Config;
 use crate::connection;
 use crate::metrics::Metrics;
@@ -93,18 +93,17 @@ impl App {
     /// What is missing, in words.
     pub async fn build(config: Config, ports: Ports) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::default());
-        let (writer, sink) = Writer::start(&config.audit, Arc::clone(&metrics)).context("opening the audit")?;
+        let (writer, sink) =
+            Writer::start(&config.audit, Arc::clone(&metrics)).context("opening the audit")?;
         let provider = tls::provider();
         let certificate = Arc::new(HostCertificate::load(
             Arc::clone(&provider),
             config.host_cert_file.clone(),
             config.host_key_file.clone(),
         )?);
-        let (policy, _feed) =
-            policy_feed::spawn(ports.policy, Arc::clone(&ports.clock), ports.intervals);
+        let (policy, _feed) = policy_feed::spawn(ports.policy, Arc::clone(&ports.clock), ports.intervals);
         let verifier = Arc::new(ClientVerifier::new(Arc::clone(&provider), policy.clone()));
-        let tls =
-            tls::server_config(Arc::clone(&provider), Arc::clone(&certificate), Arc::clone(&verifier))?;
+        let tls = tls::server_config(Arc::clone(&provider), Arc::clone(&certificate), Arc::clone(&verifier))?;
         let dialer = Dialer {
             tls: CacheTls::new(provider, config.cache_ca_file.as_deref())?,
             tokens: ports.tokens,
@@ -121,7 +120,7 @@ impl App {
         let shared = Arc::new(Shared {
             deployment: Arc::from(config.deployment.as_str()),
             proxy_id: Arc::from(uuid::Uuid::new_v4().to_string()),
-            coarse: Arc::new(CoarseClock::new(ports.clock.now().unix_timestamp())),
+            coarse: Arc::new(CoarseClock::new(unix_ms(ports.clock.now()))),
             clock: ports.clock,
             policy,
             tls: Arc::new(tls),
@@ -178,7 +177,9 @@ impl App {
         drop(listener);
         drain(&shared).await;
         background.shutdown().await;
-        tokio::task::spawn_blocking(move || writer.finish()).await.context("writing the last of the audit")?;
+        tokio::task::spawn_blocking(move || writer.finish())
+            .await
+            .context("writing the last of the audit")?;
         tracing::info!("the proxy has stopped");
         Ok(())
     }
@@ -253,7 +254,9 @@ async fn watch_certificate(shared: Arc<Shared>, certificate: Arc<HostCertificate
                 shared.metrics.certificate_reloads.add(1);
                 tracing::info!("the host certificate was read anew");
             }
-            Err(error) => tracing::warn!(%error, "the new host certificate cannot be used: keeping the old one"),
+            Err(error) => {
+                tracing::warn!(%error, "the new host certificate cannot be used: keeping the old one")
+            }
         }
     }
 }

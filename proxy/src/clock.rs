@@ -14,7 +14,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Unix seconds, set about once a second by whoever looks after the sessions.
+/// Unix milliseconds, set about once a second by whoever looks after the sessions.
 #[derive(Debug, Default)]
 pub struct CoarseClock(AtomicI64);
 
@@ -36,4 +36,10 @@ impl CoarseClock {
     pub fn set(&self, now: i64) {
         self.0.store(now, Ordering::Relaxed);
     }
+}
+
+/// Unix milliseconds of an instant.
+#[must_use]
+pub fn unix_ms(at: time::OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }

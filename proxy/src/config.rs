@@ -72,6 +72,9 @@ pub struct Config {
     /// `KEYSTILE_HEALTH_INTERVAL_S`: how often a database is probed, default 30 s, 1 to 3,600; 0 switches
     /// probes off.
     pub health_interval: Duration,
+    /// `KEYSTILE_PROXY_PROTOCOL`: networks (CIDR, with commas between) whose connections begin with a PROXY
+    /// protocol v2 header; none by default.
+    pub proxy_protocol: Vec<String>,
 }
 
 const SECONDS: &str = "a number of seconds within its limits";
@@ -133,17 +136,31 @@ impl Config {
                 .unwrap_or(usize::MAX),
             summary_interval: seconds("KEYSTILE_SUMMARY_S", 60, 1, 3_600)?,
             health_interval: seconds("KEYSTILE_HEALTH_INTERVAL_S", 30, 0, 3_600)?,
+            proxy_protocol: networks("KEYSTILE_PROXY_PROTOCOL", text("KEYSTILE_PROXY_PROTOCOL"))?,
         })
     }
+}
+
+/// A network counts if it holds its own base address.
+fn networks(name: &'static str, value: Option<String>) -> Result<Vec<String>, ConfigError> {
+    let value = value.unwrap_or_default();
+    let list: Vec<String> =
+        value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    let is_network = |network: &String| {
+        let base = network.split_once('/').and_then(|(base, _)| base.parse().ok());
+        base.is_some_and(|base| crate::upstream::host_rule::contains(network, base))
+    };
+    if list.iter().all(is_network) {
+        return Ok(list);
+    }
+    Err(ConfigError::Invalid { name, value, expected: "networks such as 10.0.0.0/8, with commas between" })
 }
 
 fn switch(name: &'static str, value: Option<String>) -> Result<bool, ConfigError> {
     match value.as_deref() {
         None | Some("off") => Ok(false),
         Some("on") => Ok(true),
-        Some(other) => {
-            Err(ConfigError::Invalid { name, value: other.to_owned(), expected: "on or off" })
-        }
+        Some(other) => Err(ConfigError::Invalid { name, value: other.to_owned(), expected: "on or off" }),
     }
 }
 
@@ -173,6 +190,7 @@ mod tests {
             ("KEYSTILE_ALLOW_LOOPBACK", "yes"),
             ("KEYSTILE_DRAIN_S", "-1"),
             ("KEYSTILE_IAM_LIFE_S", "1"),
+            ("KEYSTILE_PROXY_PROTOCOL", "10.0.0.1"),
         ] {
             let error = Config::read(&vars(&[(name, value)])).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");

@@ -20,7 +20,9 @@ use tokio_rustls::TlsAcceptor;
 use crate::admission::{Admission, Plan, admit, fresh_policy};
 use crate::app::Shared;
 use crate::audit::Facts;
+use crate::clock::unix_ms;
 use crate::preamble::{NoRequest, Preamble};
+use crate::proxy_protocol;
 use crate::refusal::Refusal;
 use crate::route;
 use crate::session::handle::Handle;
@@ -28,7 +30,7 @@ use crate::session::journal::Journal;
 use crate::session::leg::Leg;
 use crate::session::{Parts, Session, SignIn, Standing};
 use crate::sessions::Live;
-use crate::upstream;
+use crate::upstream::{self, host_rule};
 
 /// How long a refused client's first command is waited for.
 const FIRST_WORDS: Duration = Duration::from_secs(1);
@@ -62,8 +64,15 @@ pub async fn serve(shared: Arc<Shared>, tcp: TcpStream, remote: SocketAddr) {
     tracing::debug!(%sid, reason = end.as_str(), "session ended");
 }
 
-async fn begin(shared: &Arc<Shared>, tcp: TcpStream, remote: SocketAddr) -> Option<(uuid::Uuid, Session)> {
+async fn begin(
+    shared: &Arc<Shared>,
+    mut tcp: TcpStream,
+    remote: SocketAddr,
+) -> Option<(uuid::Uuid, Session)> {
     upstream::tune(&tcp);
+    let remote = told_address(shared, &mut tcp, remote).await?;
+    // Without a policy no certificate could be verified in the handshake; it must be before it counts.
+    let cold = shared.policy.borrow().policy.is_none();
     let mut client = handshake(shared, tcp).await?;
     let mut facts = Facts::new(
         Arc::clone(&shared.clock),
@@ -72,7 +81,7 @@ async fn begin(shared: &Arc<Shared>, tcp: TcpStream, remote: SocketAddr) -> Opti
         remote.to_string(),
     );
     let mut preamble = Preamble::default();
-    match establish(shared, &mut client, &mut preamble, &mut facts).await {
+    match establish(shared, &mut client, &mut preamble, &mut facts, cold).await {
         Ok(ready) => Some(start(shared, client, preamble, facts, ready)),
         Err(NoSession::Refused(refusal)) => {
             refuse(shared, &mut client, preamble, &mut facts, &refusal).await;
@@ -84,6 +93,22 @@ async fn begin(shared: &Arc<Shared>, tcp: TcpStream, remote: SocketAddr) -> Opti
             None
         }
         Err(NoSession::Left) => None,
+    }
+}
+
+/// The client's address: what a load balancer of ours says, else the one that is seen.
+async fn told_address(shared: &Shared, tcp: &mut TcpStream, seen: SocketAddr) -> Option<SocketAddr> {
+    let ip = seen.ip().to_canonical();
+    if !shared.config.proxy_protocol.iter().any(|network| host_rule::contains(network, ip)) {
+        return Some(seen);
+    }
+    match timeout(shared.config.handshake_timeout, proxy_protocol::read(tcp)).await {
+        Ok(Ok(told)) => Some(told.unwrap_or(seen)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, %seen, "closed a connection");
+            None
+        }
+        Err(_) => None,
     }
 }
 
@@ -120,10 +145,11 @@ async fn establish(
     client: &mut Leg,
     preamble: &mut Preamble,
     facts: &mut Facts,
+    cold: bool,
 ) -> Result<Ready, NoSession> {
     let snapshot = shared.policy.borrow().clone();
     let policy = fresh_policy(&snapshot, shared.clock.now())?;
-    let Some(identity) = identify(shared, client)? else {
+    let Some(identity) = identify(shared, client, cold)? else {
         return Err(without_certificate(shared, client, preamble).await);
     };
     facts.user = identity.user.to_string();
@@ -131,22 +157,20 @@ async fn establish(
         .user(&identity.user)
         .map(|user| user.roles.iter().map(ToString::to_string).collect())
         .unwrap_or_default();
-    let admission = timeout(
-        shared.config.auth_timeout,
-        negotiate(shared, &policy, client, preamble, &identity, facts),
-    )
-    .await
-    .map_err(|_| {
-        Refusal::Protocol(format!(
-            "keystile: nothing said which database to reach within {} s",
-            shared.config.auth_timeout.as_secs()
-        ))
-    })??;
+    let admission =
+        timeout(shared.config.auth_timeout, negotiate(shared, &policy, client, preamble, &identity, facts))
+            .await
+            .map_err(|_| {
+                Refusal::Protocol(format!(
+                    "keystile: nothing said which database to reach within {} s",
+                    shared.config.auth_timeout.as_secs()
+                ))
+            })??;
     facts.database = Some(Arc::clone(&admission.database));
     facts.db_user.clone_from(&admission.db_user);
     let networks = policy.settings().map(|settings| settings.static_networks.clone()).unwrap_or_default();
     let identity = Arc::new(identity);
-    let handle = Arc::new(Handle::new(shared.clock.now().unix_timestamp()));
+    let handle = Arc::new(Handle::new(unix_ms(shared.clock.now())));
     reserve(shared, facts, &admission, &identity, &handle)?;
     let ready = async {
         let server =
@@ -210,11 +234,11 @@ fn still_allowed(
 
 /// Who the client's certificate says that it is. After a resumed handshake, where TLS verified nothing, the
 /// chain is verified again: its CA may have gone.
-fn identify(shared: &Shared, client: &Leg) -> Result<Option<ClientIdentity>, Refusal> {
+fn identify(shared: &Shared, client: &Leg, cold: bool) -> Result<Option<ClientIdentity>, Refusal> {
     let Some(chain) = client.tls().peer_certificates() else { return Ok(None) };
     let Some(end) = chain.first() else { return Ok(None) };
     let resumed = client.tls().handshake_kind() == Some(HandshakeKind::Resumed);
-    if resumed {
+    if resumed || cold {
         verify_again(shared, chain)?;
     }
     let identity = ClientIdentity::from_der(end, &shared.deployment)
@@ -227,10 +251,9 @@ fn identify(shared: &Shared, client: &Leg) -> Result<Option<ClientIdentity>, Ref
 
 fn verify_again(shared: &Shared, chain: &[CertificateDer<'_>]) -> Result<(), Refusal> {
     let now = u64::try_from(shared.clock.now().unix_timestamp()).unwrap_or(0);
-    shared
-        .verifier
-        .verify(chain, UnixTime::since_unix_epoch(Duration::from_secs(now)))
-        .map_err(|_| Refusal::Certificate("the certificate is signed by no CA that counts any more".to_owned()))
+    shared.verifier.verify(chain, UnixTime::since_unix_epoch(Duration::from_secs(now))).map_err(|_| {
+        Refusal::Certificate("the certificate is signed by no CA that counts any more".to_owned())
+    })
 }
 
 /// Without a certificate there is only a refusal; which one, the first command may tell.
@@ -376,4 +399,3 @@ impl SignIn for Minter {
         Box::pin(async move { shared.dialer.tokens.mint(&database, &db_user).await.map(Some) })
     }
 }
-

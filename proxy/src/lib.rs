@@ -14,6 +14,7 @@ pub mod connection;
 pub mod health;
 pub mod metrics;
 pub mod preamble;
+pub mod proxy_protocol;
 pub mod refusal;
 pub mod route;
 pub mod session;

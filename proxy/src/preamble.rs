@@ -85,9 +85,10 @@ fn first(args: &[std::borrow::Cow<'_, [u8]>]) -> First {
     let Some(Named::Known(id)) = args.first().map(|name| command::resolve(name, None)) else { return none };
     match id.command().name {
         "auth" => First { credentials: auth_request::auth(args).ok(), ..none },
-        "hello" => {
-            First { credentials: auth_request::hello(args).ok().and_then(|hello| hello.credentials()), ..none }
-        }
+        "hello" => First {
+            credentials: auth_request::hello(args).ok().and_then(|hello| hello.credentials()),
+            ..none
+        },
         "quit" => First { quit: true, ..none },
         _ => none,
     }

@@ -8,12 +8,16 @@ use keystile_model::decide::DenyKind;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No certificate.
-    #[error("not signed in: this proxy asks for a client certificate; run 'keystile login', then connect \
-             with 'keystile db connect', or with the files that 'keystile db config' prints")]
+    #[error(
+        "not signed in: this proxy asks for a client certificate; run 'keystile login', then connect \
+             with 'keystile db connect', or with the files that 'keystile db config' prints"
+    )]
     NotSignedIn,
     /// A workload's proof, which is not taken yet.
-    #[error("workload proofs in AUTH are not taken yet by this version: connect with a certificate of \
-             'keystile db config'")]
+    #[error(
+        "workload proofs in AUTH are not taken yet by this version: connect with a certificate of \
+             'keystile db config'"
+    )]
     ProofNotYet,
     /// A certificate that makes nobody of its holder.
     #[error("{0}; run 'keystile login' again")]
@@ -22,8 +26,10 @@ pub enum Refusal {
     #[error("the proxy has not loaded its policy yet ({0}): try again in a moment")]
     NotReady(String),
     /// What the proxy knows is too old.
-    #[error("the proxy's policy feed is {age_s} s old, over 60 s, so no new sessions begin: {why}; try again, \
-             or tell whoever runs Keystile")]
+    #[error(
+        "the proxy's policy feed is {age_s} s old, over 60 s, so no new sessions begin: {why}; try again, \
+             or tell whoever runs Keystile"
+    )]
     StalePolicy {
         /// Its age in seconds.
         age_s: u64,
@@ -59,8 +65,10 @@ pub enum Refusal {
     #[error("{0}")]
     Unsupported(String),
     /// The cache's name does not resolve.
-    #[error("cannot reach {database}: DNS does not resolve {host} ({why}); the cache may be gone: \
-             run 'keystile discover run', or check the proxy's VPC")]
+    #[error(
+        "cannot reach {database}: DNS does not resolve {host} ({why}); the cache may be gone: \
+             run 'keystile discover run', or check the proxy's VPC"
+    )]
     Dns {
         /// The database.
         database: String,
@@ -70,8 +78,10 @@ pub enum Refusal {
         why: String,
     },
     /// The cache does not take the connection.
-    #[error("cannot reach {database}: connecting to {address} {why}; check that the cache is up and that its \
-             security group lets the proxy in")]
+    #[error(
+        "cannot reach {database}: connecting to {address} {why}; check that the cache is up and that its \
+             security group lets the proxy in"
+    )]
     Connect {
         /// The database.
         database: String,

@@ -107,3 +107,83 @@ fn canonical(policy: &Policy, name: &str) -> String {
         .database_or_alias(name)
         .map_or_else(|| name.chars().take(200).collect(), |database| database.name.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use keystile_model::feed::Entity;
+    use keystile_model::name::{DatabaseName, DbUserName};
+
+    use super::*;
+    use crate::testing::database;
+
+    /// One line of docs/AUTH-TABLE.md: certificate, server name, user of AUTH, and what follows.
+    struct Line(
+        u32,
+        Option<(&'static str, &'static str)>,
+        Option<&'static str>,
+        Option<&'static str>,
+        Outcome,
+    );
+
+    enum Outcome {
+        Is(&'static str, Option<&'static str>),
+        Error(&'static str),
+    }
+
+    fn outcome(line: &Line, alias: &str) -> Result<Target, String> {
+        let policy = Policy::new(
+            [database("orders"), database("carts")].map(|known| Entity::Database(Box::new(known))),
+        );
+        let certificate = line.1.map(|(name, db_user)| Route {
+            database: DatabaseName::parse(name).unwrap(),
+            db_user: DbUserName::parse(db_user).unwrap(),
+        });
+        let named = line.2.map(|name| name.replace("ALIAS", alias));
+        let named = from_server_name(named.as_deref(), "ks.test");
+        let credentials = line.3.map(|user| Credentials {
+            user: (!user.is_empty()).then(|| user.replace("ALIAS", alias)),
+            proof: false,
+        });
+        before_first_command(&policy, certificate.as_ref(), named)
+            .and_then(|known| with_first_command(&policy, known, credentials.as_ref()))
+            .map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn the_table_line_by_line() {
+        use Outcome::{Error, Is};
+        let routed = Some(("orders", "iam-ro"));
+        let orders = Some("orders.ks.test");
+        let lines = [
+            Line(1, routed, None, None, Is("orders", Some("iam-ro"))),
+            Line(1, routed, Some("proxy.example"), Some("iam-ro"), Is("orders", Some("iam-ro"))),
+            Line(2, routed, orders, Some(""), Is("orders", Some("iam-ro"))),
+            Line(2, routed, Some("ALIAS.ks.test"), None, Is("orders", Some("iam-ro"))),
+            Line(3, routed, Some("carts.ks.test"), None, Error("the certificate is for orders")),
+            Line(4, None, orders, Some("iam-ro"), Is("orders", Some("iam-ro"))),
+            Line(5, None, orders, Some("iam-ro@orders"), Is("orders", Some("iam-ro"))),
+            Line(5, None, orders, Some("iam-ro@ALIAS"), Is("orders", Some("iam-ro"))),
+            Line(6, None, orders, Some("iam-ro@carts"), Error("AUTH asks for carts")),
+            Line(8, None, orders, Some(""), Is("orders", None)),
+            Line(8, None, orders, None, Is("orders", None)),
+            Line(9, None, None, Some("iam-ro@orders"), Is("orders", Some("iam-ro"))),
+            Line(9, None, Some("localhost"), Some("a@b@ALIAS"), Is("orders", Some("a@b"))),
+            Line(10, None, None, Some("iam-ro"), Error("which database?")),
+            Line(10, None, None, Some("@orders"), Error("which database?")),
+            Line(10, None, Some("x.orders.ks.test"), None, Error("which database?")),
+            Line(10, None, Some("ks.test"), None, Error("which database?")),
+            Line(22, routed, None, Some("iam-rw"), Error("the certificate is for iam-ro@orders")),
+            Line(22, routed, None, Some("iam-ro@carts"), Error("AUTH asks for carts")),
+        ];
+        let alias = database("orders").alias();
+        for line in &lines {
+            match (&line.4, outcome(line, &alias)) {
+                (Is(name, db_user), Ok(target)) => {
+                    assert_eq!((target.database.as_str(), target.db_user.as_deref()), (*name, *db_user));
+                }
+                (Error(words), Err(text)) => assert!(text.contains(words), "line {}: {text}", line.0),
+                (_, other) => panic!("line {}: {other:?}", line.0),
+            }
+        }
+    }
+}

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::admission::{NEW_SESSIONS_UNTIL_S, Plan, may_go_on};
-use crate::clock::CoarseClock;
+use crate::clock::{CoarseClock, unix_ms};
 use crate::metrics::Metrics;
 use crate::session::gate::Gate;
 use crate::session::handle::{Cut, CutKind, Handle};
@@ -140,14 +140,16 @@ impl Overseer {
         let mut decided_for: Option<Arc<Policy>> = None;
         let mut summary_at = self.clock.now() + self.summary_interval;
         let mut looks = 0;
+        // The narrowest window of an IAM connection's life is a twenty-fifth of it.
+        let look_every = LOOK_EVERY.min(self.iam_life / 100);
         loop {
-            let changed = tokio::time::timeout(LOOK_EVERY, self.policy.changed()).await;
+            let changed = tokio::time::timeout(look_every, self.policy.changed()).await;
             if matches!(changed, Ok(Err(_))) {
                 // The feed has ended with the process.
                 tokio::time::sleep(LOOK_EVERY).await;
             }
             let now = self.clock.now();
-            self.coarse.set(now.unix_timestamp());
+            self.coarse.set(unix_ms(now));
             let snapshot = self.policy.borrow_and_update().clone();
             self.note(&snapshot, now);
             let news = match (&snapshot.policy, &decided_for) {
@@ -167,9 +169,8 @@ impl Overseer {
     }
 
     fn note(&self, snapshot: &PolicySnapshot, now: time::OffsetDateTime) {
-        let millis = |age: Option<Duration>| {
-            age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
-        };
+        let millis =
+            |age: Option<Duration>| age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         self.metrics.access_age_ms.set(millis(snapshot.access.age(now)));
         self.metrics.inventory_age_ms.set(millis(snapshot.inventory.age(now)));
         if let Some(policy) = &snapshot.policy {
@@ -189,11 +190,11 @@ impl Overseer {
             if summary {
                 live.handle.order(|orders| orders.summary = true);
             }
-            if let Some(cut) = self.due(&live, snapshot, age_s, now.unix_timestamp()) {
+            if let Some(cut) = self.due(&live, snapshot, age_s, now) {
                 live.handle.order(|orders| orders.cut = Some(cut));
                 continue;
             }
-            self.renew(sid, &live, now.unix_timestamp());
+            self.renew(sid, &live, now);
             let Some(policy) = snapshot.policy.as_ref().filter(|_| judge) else { continue };
             let key = (
                 live.identity.user.to_string(),
@@ -221,21 +222,31 @@ impl Overseer {
     }
 
     /// What ends a session whatever its roles say.
-    fn due(&self, live: &Live, snapshot: &PolicySnapshot, age_s: u64, now: i64) -> Option<Cut> {
+    fn due(
+        &self,
+        live: &Live,
+        snapshot: &PolicySnapshot,
+        age_s: u64,
+        now: time::OffsetDateTime,
+    ) -> Option<Cut> {
         let cut = |kind, text: String| Some(Cut { kind, text });
-        if let Err(error) = live.identity.check_validity(now) {
+        if let Err(error) = live.identity.check_validity(now.unix_timestamp()) {
             return cut(CutKind::Certificate, format!("{error}: run 'keystile login' and connect again"));
         }
         if let Some(most) = live.grant.client_idle_timeout_s
-            && now - live.handle.active_at() >= i64::try_from(most).unwrap_or(i64::MAX)
+            && unix_ms(now) - live.handle.active_at()
+                >= i64::try_from(most).unwrap_or(i64::MAX).saturating_mul(1_000)
         {
-            let text = format!("nothing was sent for {most} s, the role's client_idle_timeout: connect again");
+            let text =
+                format!("nothing was sent for {most} s, the role's client_idle_timeout: connect again");
             return cut(CutKind::Idle, text);
         }
         let settings = snapshot.policy.as_deref().and_then(Policy::settings);
         let most = match live.grant.locking_mode {
             LockingMode::Strict => NEW_SESSIONS_UNTIL_S,
-            LockingMode::BestEffort => settings.map_or(MAX_POLICY_AGE_S, |settings| settings.max_policy_age_s),
+            LockingMode::BestEffort => {
+                settings.map_or(MAX_POLICY_AGE_S, |settings| settings.max_policy_age_s)
+            }
         };
         if age_s >= most {
             let text = format!(
@@ -253,13 +264,13 @@ impl Overseer {
     }
 
     /// Which part of its IAM life a session has lived.
-    fn lived(&self, live: &Live, now: i64) -> f64 {
-        let lived = u32::try_from(now - live.handle.signed_in_at()).unwrap_or(0);
-        f64::from(lived) / self.iam_life.as_secs_f64()
+    fn lived(&self, live: &Live, now: time::OffsetDateTime) -> f64 {
+        let lived = u32::try_from(unix_ms(now) - live.handle.signed_in_at()).unwrap_or(0);
+        f64::from(lived) / 1_000.0 / self.iam_life.as_secs_f64()
     }
 
     /// Orders a fresh sign-in when it is time; sessions that began together do so apart.
-    fn renew(&self, sid: Uuid, live: &Live, now: i64) {
+    fn renew(&self, sid: Uuid, live: &Live, now: time::OffsetDateTime) {
         if live.plan != Plan::Iam {
             return;
         }

@@ -17,7 +17,8 @@ pub(crate) fn database(name: &str) -> Database {
         endpoint_type: EndpointType::Primary,
         endpoint: Endpoint { host: "localhost".to_owned(), port: 6379 },
         arn: Some(
-            Arn::parse(format!("arn:aws:elasticache:us-east-1:123456789012:replicationgroup:{name}")).unwrap(),
+            Arn::parse(format!("arn:aws:elasticache:us-east-1:123456789012:replicationgroup:{name}"))
+                .unwrap(),
         ),
         resource_id: name.to_owned(),
         region: "us-east-1".to_owned(),

@@ -20,9 +20,9 @@ impl Tokens for IamTokens {
 
 fn words(error: &MintError) -> String {
     match error {
-        MintError::AssumeRoleRefused { .. } => format!(
-            "{error}: its trust policy must let the proxy's role in, with the matcher's external id"
-        ),
+        MintError::AssumeRoleRefused { .. } => {
+            format!("{error}: its trust policy must let the proxy's role in, with the matcher's external id")
+        }
         MintError::NoCredentials(_) => format!("{error}: give the proxy's task a role"),
         other => other.to_string(),
     }

@@ -59,7 +59,8 @@ pub fn full<'a>(id: Option<CommandId>, args: impl Iterator<Item = Cow<'a, [u8]>>
 /// As [`full`], of a whole request.
 #[must_use]
 pub fn request(args: &[Cow<'_, [u8]>]) -> String {
-    let named = args.first().map(|name| command::resolve(name, args.get(1).map(|argument| argument.as_ref())));
+    let named =
+        args.first().map(|name| command::resolve(name, args.get(1).map(|argument| argument.as_ref())));
     full(named.and_then(Named::id), args.iter().cloned())
 }
 

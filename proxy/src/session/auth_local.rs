@@ -85,7 +85,10 @@ impl Session {
     /// Sends our AUTH; its reply is swallowed in its place.
     pub(super) fn send_auth(&mut self, password: &SecretString) -> Result<(), End> {
         let mut request = Vec::new();
-        encode::request(&mut request, &[b"AUTH", self.db_user().as_bytes(), password.expose_secret().as_bytes()]);
+        encode::request(
+            &mut request,
+            &[b"AUTH", self.db_user().as_bytes(), password.expose_secret().as_bytes()],
+        );
         self.expected.push(Expect::OurAuth);
         // Nothing of the client's follows before the cache has said yes.
         self.hold = true;

@@ -79,7 +79,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// A session that begins at `now`, in Unix seconds.
+    /// A session that begins at `now`, in Unix milliseconds.
     #[must_use]
     pub fn new(now: i64) -> Self {
         Self { active_at: now.into(), signed_in_at: now.into(), ..Self::default() }
@@ -108,7 +108,7 @@ impl Handle {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
     }
 
-    /// When the client last sent something, in Unix seconds.
+    /// When the client last sent something, in Unix milliseconds.
     #[must_use]
     pub fn active_at(&self) -> i64 {
         self.active_at.load(Ordering::Relaxed)
@@ -119,7 +119,7 @@ impl Handle {
         self.active_at.store(now, Ordering::Relaxed);
     }
 
-    /// When the cache last let us in, in Unix seconds.
+    /// When the cache last let us in, in Unix milliseconds.
     #[must_use]
     pub fn signed_in_at(&self) -> i64 {
         self.signed_in_at.load(Ordering::Relaxed)

@@ -131,8 +131,7 @@ impl Journal {
             }
             return;
         }
-        let failure =
-            Failure { label, code: code.to_owned(), message: text.to_owned(), repeated: 0 };
+        let failure = Failure { label, code: code.to_owned(), message: text.to_owned(), repeated: 0 };
         self.sink.send(failed_event(&mut self.facts, &failure, None));
         self.failures.push(failure);
     }

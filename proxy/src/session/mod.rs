@@ -410,7 +410,12 @@ impl Session {
     async fn reach_boundary(&mut self) -> bool {
         while self.streaming_reply.is_some() {
             let more = std::future::poll_fn(|cx| {
-                let _ = self.client.poll_flush(cx);
+                // Still no faster than the client reads.
+                match self.client.poll_flush(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(_)) => return Poll::Ready(false),
+                    Poll::Ready(Ok(())) => {}
+                }
                 match self.pump_replies(cx) {
                     Ok(true) => Poll::Ready(true),
                     Ok(false) => Poll::Pending,

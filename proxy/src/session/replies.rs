@@ -270,7 +270,9 @@ impl Session {
     fn our_auth(&mut self, frame: &Frame, buf: &[u8]) -> Result<Fate, End> {
         if frame.kind == Kind::Error || frame.text(buf) != Some(b"OK") {
             let text = String::from_utf8_lossy(frame.text(buf).unwrap_or_default()).into_owned();
-            return Err(End::SignIn(format!("the cache did not let this session in again ({text}): connect again")));
+            return Err(End::SignIn(format!(
+                "the cache did not let this session in again ({text}): connect again"
+            )));
         }
         self.metrics.sign_ins_again.add(1);
         self.handle.signed_in(self.clock.now());

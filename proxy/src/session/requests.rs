@@ -157,7 +157,8 @@ impl Session {
             return self.judge_unknown(&name);
         };
         let kind = special(id);
-        if !self.is_admitted() && !matches!(kind, Special::Auth | Special::Hello | Special::Quit | Special::Reset)
+        if !self.is_admitted()
+            && !matches!(kind, Special::Auth | Special::Hello | Special::Quit | Special::Reset)
         {
             return self.refuse(
                 Some(id),
@@ -188,14 +189,24 @@ impl Session {
             Special::Topology => {}
             Special::ConfigSet => {
                 if args.iter().skip(2).step_by(2).any(|parameter| is_kept_config(parameter)) {
-                    return self.refuse(Some(id), "NOPERM", "never passes", "the setting belongs to the server");
+                    return self.refuse(
+                        Some(id),
+                        "NOPERM",
+                        "never passes",
+                        "the setting belongs to the server",
+                    );
                 }
             }
             Special::Auth | Special::Hello | Special::ClientReply if self.in_multi => {
                 return self.refuse(Some(id), "ERR", "in MULTI", "it is not allowed inside MULTI");
             }
             Special::Subscribe(_) | Special::Unsubscribe(_) if self.in_multi => {
-                return self.refuse(Some(id), "ERR", "in MULTI", "subscriptions are not allowed inside MULTI");
+                return self.refuse(
+                    Some(id),
+                    "ERR",
+                    "in MULTI",
+                    "subscriptions are not allowed inside MULTI",
+                );
             }
             Special::Auth => return self.client_auth(label, &args),
             Special::Hello => return self.client_hello(label, &args),

@@ -87,7 +87,10 @@ pub fn is_kept_config(parameter: &[u8]) -> bool {
 pub fn unknown_refusal(name: &[u8]) -> Option<&'static str> {
     let closed: [(&[u8], &'static str); 4] =
         [(b"cluster", CLUSTER), (b"module", SERVER), (b"debug", SERVER), (b"config", SERVER)];
-    closed.iter().find(|(word, _)| word.eq_ignore_ascii_case(name)).map(|(_, why)| *why)
+    closed
+        .iter()
+        .find(|(word, _)| word.eq_ignore_ascii_case(name))
+        .map(|(_, why)| *why)
         .or_else(|| name.eq_ignore_ascii_case(b"failover").then_some(REPLICATION))
 }
 
@@ -143,8 +146,15 @@ fn of_subcommand(container: &str, name: &str) -> Special {
         ("cluster", "slots" | "shards" | "nodes" | "replicas" | "slaves" | "links") => Special::Topology,
         (
             "cluster",
-            "info" | "myid" | "myshardid" | "keyslot" | "countkeysinslot" | "getkeysinslot" | "help"
-            | "count-failure-reports" | "slot-stats",
+            "info"
+            | "myid"
+            | "myshardid"
+            | "keyslot"
+            | "countkeysinslot"
+            | "getkeysinslot"
+            | "help"
+            | "count-failure-reports"
+            | "slot-stats",
         ) => Special::Plain,
         ("cluster", _) => Special::Never(CLUSTER),
         _ => Special::Plain,

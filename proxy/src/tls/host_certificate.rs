@@ -84,7 +84,11 @@ fn changed_at(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|metadata| metadata.modified()).ok()
 }
 
-fn read(provider: &CryptoProvider, certificate: &Path, key: &Path) -> Result<CertifiedKey, HostCertificateError> {
+fn read(
+    provider: &CryptoProvider,
+    certificate: &Path,
+    key: &Path,
+) -> Result<CertifiedKey, HostCertificateError> {
     let fault = |path: &Path, reason: String| HostCertificateError::File { path: path.to_owned(), reason };
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)

@@ -9,8 +9,14 @@ use std::net::IpAddr;
 use keystile_model::database::{Database, DatabaseKind};
 
 /// AWS's own DNS suffixes, by partition.
-const AWS_SUFFIXES: [&str; 6] =
-    [".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".c2s.ic.gov", ".sc2s.sgov.gov", ".cloud.adc-e.uk"];
+const AWS_SUFFIXES: [&str; 6] = [
+    ".amazonaws.com",
+    ".amazonaws.com.cn",
+    ".amazonaws.eu",
+    ".c2s.ic.gov",
+    ".sc2s.sgov.gov",
+    ".cloud.adc-e.uk",
+];
 
 /// Whether a database's host name may be resolved and dialled at all.
 ///
@@ -51,7 +57,9 @@ pub fn check_address(
     if address.is_unspecified() || address.is_multicast() || is_link_local(address) {
         return Err(format!("{address} is a link-local, metadata or reserved address"));
     }
-    if database.kind != DatabaseKind::Static || static_networks.iter().any(|network| contains(network, address)) {
+    if database.kind != DatabaseKind::Static
+        || static_networks.iter().any(|network| contains(network, address))
+    {
         return Ok(());
     }
     Err(format!("{address} is in none of the networks that static databases may be in (static_networks)"))
@@ -61,12 +69,15 @@ pub fn check_address(
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || (v6.segments()[0] == 0xfd00 && v6.segments()[1] == 0x0ec2),
+        IpAddr::V6(v6) => {
+            v6.is_unicast_link_local() || (v6.segments()[0] == 0xfd00 && v6.segments()[1] == 0x0ec2)
+        }
     }
 }
 
 /// Whether a CIDR block holds an address. What is no CIDR block holds none.
-fn contains(network: &str, address: IpAddr) -> bool {
+#[must_use]
+pub fn contains(network: &str, address: IpAddr) -> bool {
     let Some((base, length)) = network.split_once('/') else { return false };
     let (Ok(base), Ok(length)) = (base.parse::<IpAddr>(), length.parse::<u32>()) else { return false };
     match (base, address) {

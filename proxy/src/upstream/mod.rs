@@ -92,8 +92,10 @@ impl Dialer {
         let tcp = self.connect(database, static_networks).await?;
         let host = database.endpoint.host.as_str();
         let address = database.endpoint.to_string();
-        let refuse = |why: String| Refusal::Tls { database: database.name.to_string(), address: address.clone(), why };
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| refuse(format!("{host:?} is no host name")))?;
+        let refuse =
+            |why: String| Refusal::Tls { database: database.name.to_string(), address: address.clone(), why };
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|_| refuse(format!("{host:?} is no host name")))?;
         let config = self.tls.for_ca(database.ca.as_deref()).map_err(|error| refuse(error.to_string()))?;
         let handshake = Box::pin(TlsConnector::from(config).connect(name, tcp));
         match timeout(self.step, handshake).await {

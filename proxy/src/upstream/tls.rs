@@ -37,7 +37,8 @@ impl CacheTls {
         let roots = match ca_file {
             None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
             Some(path) => {
-                let pem = std::fs::read(path).map_err(|error| CaError(format!("{}: {error}", path.display())))?;
+                let pem =
+                    std::fs::read(path).map_err(|error| CaError(format!("{}: {error}", path.display())))?;
                 roots_of(&pem).map_err(|error| CaError(format!("{}: {error}", path.display())))?
             }
         };
