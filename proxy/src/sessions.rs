@@ -116,6 +116,10 @@ impl Sessions {
     }
 }
 
+/// Who is judged alike: user, its certificate's date, database, db user.
+type Route = (String, i64, String, String);
+type Verdict = Result<(Arc<SessionGrant>, Arc<Gate>), Cut>;
+
 /// What the overseer goes by.
 pub struct Overseer {
     /// The sessions.
@@ -181,8 +185,7 @@ impl Overseer {
     /// One look at every session; sessions of the same user and route share one judgement.
     async fn look(&self, snapshot: &PolicySnapshot, now: time::OffsetDateTime, summary: bool, judge: bool) {
         let age_s = snapshot.age(now).map_or(u64::MAX, |age| age.as_secs());
-        let mut judged: HashMap<(String, i64, String, String), Result<(Arc<SessionGrant>, Arc<Gate>), Cut>> =
-            HashMap::new();
+        let mut judged: HashMap<Route, Verdict> = HashMap::new();
         for (index, (sid, mut live)) in self.sessions.snapshot().into_iter().enumerate() {
             if index % BETWEEN_PAUSES == BETWEEN_PAUSES - 1 {
                 tokio::task::yield_now().await;

@@ -1,5 +1,5 @@
 //! Sessions against a real server: what passes, what is refused and in which words, and what ends a session.
-#![allow(missing_docs, unreachable_pub, reason = "tests")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "all of it is tests")]
 
 mod support;
 

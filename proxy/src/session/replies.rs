@@ -195,7 +195,7 @@ impl Session {
                         self.note_failure(label, frame, buf);
                         return Ok(Fate::Pass(Some(label)));
                     }
-                    if word.is_some_and(|word| is_subscriber_message(word)) {
+                    if word.is_some_and(is_subscriber_message) {
                         self.acknowledge(word.unwrap_or_default(), frame, buf);
                         return Ok(Fate::Pass(Some(label)));
                     }
