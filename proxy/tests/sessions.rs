@@ -503,3 +503,44 @@ fn resumed_sessions_are_checked_again() {
         assert!(line.starts_with("-NOAUTH keystile: the certificate is signed by no CA"), "{line}");
     });
 }
+
+#[test]
+fn a_pass_through_database_takes_the_client_s_own_password() {
+    run(async {
+        let world = World::start(&[]).await;
+        let legacy = keystile_model::database::Database {
+            kind: keystile_model::database::DatabaseKind::Static,
+            arn: None,
+            auth: keystile_model::database::CacheAuth::PassThrough,
+            ca: Some(std::fs::read_to_string(world.dir.path().join("cache.crt")).unwrap()),
+            ..world.database("legacy")
+        };
+        let silent = keystile_model::database::Database {
+            auth: keystile_model::database::CacheAuth::Auto,
+            ..legacy.clone()
+        };
+        world.put(Entity::StaticDatabase(Box::new(legacy))).await;
+        let silent = keystile_model::database::Database {
+            name: keystile_model::name::DatabaseName::parse("silent").unwrap(),
+            ..silent
+        };
+        world.put(Entity::StaticDatabase(Box::new(silent))).await;
+        wait_until("both are known", || {
+            world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database("silent").is_some())
+        })
+        .await;
+        let mut bob = world.routed("bob", "legacy", "own").await;
+        assert!(bob.ask("GET k").await.starts_with("-NOAUTH keystile: 'GET' was refused"));
+        assert!(bob.ask("AUTH iam-rw their-own").await.starts_with("-NOPERM keystile: this connection"));
+        assert!(bob.ask("AUTH own wrong").await.starts_with("-WRONGPASS"));
+        assert!(bob.ask("NONSENSE").await.starts_with("-NOAUTH"));
+        bob.send("AUTH their-own\r\nACL WHOAMI\r\n").await;
+        assert_eq!(bob.lines(3).await, ["+OK", "$3", "own"]);
+        bob.send("RESET\r\nGET k\r\n").await;
+        assert_eq!(bob.line().await, "+RESET");
+        assert!(bob.line().await.starts_with("-NOAUTH keystile"));
+        assert_eq!(world.tokens.minted.load(Ordering::Relaxed), 0);
+        let mut bob = world.routed("bob", "silent", "own").await;
+        assert!(bob.ask("PING").await.contains("does not say how to sign in"));
+    });
+}
