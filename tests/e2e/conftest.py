@@ -32,6 +32,8 @@ class World:
 
     def __init__(self):
         self.env = read_env()
+        # Calls that a test made the front forget: the last test wants those of the whole suite.
+        self.forgotten = []
 
     def __getitem__(self, name):
         return self.env[name]
@@ -79,7 +81,12 @@ class World:
         return json.loads(text) if text.strip() else None
 
     def calls(self):
+        """Calls since the start, or since the last forget_calls."""
         return self.faults()["calls"]
+
+    def forget_calls(self):
+        self.forgotten += self.calls()
+        self.faults("DELETE", query="?calls")
 
     def fault(self, op, fault, count=1, seconds=1):
         self.faults("POST", {"op": op, "fault": fault, "count": count, "seconds": seconds})
@@ -103,10 +110,11 @@ class World:
     def redis(self, user, database, db_user, **options):
         """redis-py, straight at the proxy, with the certificate from db config."""
         route = self.route(user, database, db_user)
-        return redis.Redis(
+        pool = redis.ConnectionPool(
             connection_class=server_name_connection(route["server_name"]), host=route["host"], port=route["port"],
             ssl_ca_certs=route["ca"], ssl_certfile=route["cert"], ssl_keyfile=route["key"], decode_responses=True,
             socket_timeout=20, **options)
+        return redis.Redis(connection_pool=pool)
 
     def socket(self, cert=None, server_name="localhost", address=None, timeout=10):
         host, port = (address or self["KEYSTILE_PROXY_ADDR"]).rsplit(":", 1)

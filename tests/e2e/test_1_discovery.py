@@ -66,7 +66,7 @@ def test_the_impostor_takes_nothing(world):
 
 def test_a_second_run_writes_nothing_to_the_policy(world):
     world.discover()
-    world.faults("DELETE", query="?calls")
+    world.forget_calls()
     report = world.discover()
     calls = world.calls()
     assert not names(report, "add") and not names(report, "change") and not names(report, "remove")
@@ -75,7 +75,7 @@ def test_a_second_run_writes_nothing_to_the_policy(world):
 
 
 def test_a_dry_run_writes_nothing_and_names_each(world):
-    world.faults("DELETE", query="?calls")
+    world.forget_calls()
     plan = world.json("alice", "discover", "run", "--dry-run")
     assert {"add", "change", "remove", "skip"} <= set(plan)
     assert {"plain", "forming"} <= names(plan, "skip")
@@ -90,6 +90,15 @@ def test_a_dry_run_with_other_matchers(world, tmp_path):
     plan = world.json("alice", "discover", "run", "--dry-run", "--matchers", file)
     assert "ledger" not in names(plan, "remove")
     assert set(databases(world)) == EXPECTED
+
+
+def test_every_region_of_the_account(world, tmp_path):
+    file = tmp_path / "matchers.yaml"
+    file.write_text(yaml.safe_dump({
+        "kind": "matcher", "version": "ks1", "metadata": {"name": "everywhere"},
+        "spec": {"types": ["elasticache", "memorydb"], "regions": ["*"], "tags": {"*": "*"}}}))
+    plan = world.json("alice", "discover", "run", "--dry-run", "--matchers", file)
+    assert {scope["region"] for scope in plan["scopes"]} >= {"us-east-1", "eu-west-1"}
 
 
 def test_only_an_editor_runs_it(world):
@@ -134,5 +143,8 @@ def test_a_rename_happens_at_the_next_run(world):
 
 
 def test_a_user_that_is_new_is_known_after_a_run(world):
-    kinds = {row["name"] for row in world.json("alice", "get", "db_user")}
-    assert {"iam-ro", "iam-rw", "iam-admin", "managed-app", "static-app"} <= kinds
+    found = world.json("alice", "get", "db_user")
+    assert {"iam-ro", "iam-rw", "iam-admin", "managed-app", "static-app"} <= {user["spec"]["name"] for user in found}
+    by_arn = {user["metadata"]["name"]: user["spec"] for user in found}
+    managed = by_arn["arn:aws:elasticache:us-east-1:123456789012:user:managed-app"]
+    assert managed["managed"] and managed["auth"] == "password" and "keystile" in managed["groups"]

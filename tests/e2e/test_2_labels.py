@@ -37,6 +37,24 @@ def test_a_removed_tag_removes_its_label(world):
         world.invoke("sync-labels")
 
 
+def test_a_cache_without_any_tag_has_none_of_their_labels(world):
+    """AWS leaves a resource without tags out of the bulk answer: it is asked for by itself."""
+    ledger = "arn:aws:memorydb:us-east-1:123456789012:cluster/ledger"
+    elasticache, memorydb = world.aws("elasticache"), world.aws("memorydb")
+    elasticache.remove_tags_from_resource(ResourceName=ORDERS, TagKeys=["env", "team"])
+    memorydb.untag_resource(ResourceArn=ledger, TagKeys=["env", "team"])
+    try:
+        world.invoke("sync-labels")
+        assert not {"env", "team"} & set(labels(world, "orders"))
+        assert not {"env", "team"} & set(labels(world, "ledger"))
+        world.discover()
+    finally:
+        tag(world, env="prod", team="shop")
+        memorydb.tag_resource(ResourceArn=ledger, Tags=[{"Key": "env", "Value": "prod"}, {"Key": "team", "Value": "pay"}])
+        world.invoke("sync-labels")
+    assert labels(world, "ledger")["team"] == "pay"
+
+
 def test_only_imported_keys_become_labels_and_none_that_discovery_owns(world):
     tag(world, colour="red", region="mars-1", **{"account-id": "1", "keystile.dev/default-db-user": "iam-admin"})
     try:

@@ -125,13 +125,12 @@ def test_commands_that_never_pass(world, words):
 
 
 def test_key_limits_are_refused_until_they_are_enforced(world):
-    """The role checkout limits keys; a session under it is refused with the reason."""
-    world.ok("alice", "users", "add", "kim", "--roles", "checkout")
-    try:
-        made = world.run("alice", "users", "map-arn", "arn:aws:iam::123456789012:user/dave", "--user", "kim", )
-        assert made.returncode in (0, 1, 2)
-    finally:
-        world.run("alice", "users", "rm", "kim")
+    """The role checkout limits keys; its workload signs in, and a session under it is refused with the reason."""
+    world.ok("checkout", "login")
+    assert {row["name"] for row in world.json("checkout", "db", "ls")} == {"orders", "orders-reader", "carts", "carts-reader"}
+    done = world.run("checkout", "db", "connect", "orders", "--db-user", "iam-rw", "--", "GET", "order:1")
+    assert done.returncode != 0
+    assert "key" in done.stdout + done.stderr and "checkout" in done.stdout + done.stderr
 
 
 # -- who and where

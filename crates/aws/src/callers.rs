@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -29,12 +30,18 @@ impl Caller {
     /// (a folder like `~/.aws`) its default profile alone counts, whatever the environment says.
     pub async fn find(only_from: Option<&Path>, region: Option<String>, clock: Arc<dyn Clock>) -> Self {
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
-        if let Some(region) = region {
-            loader = loader.region(Region::new(region));
+        if let Some(region) = &region {
+            loader = loader.region(Region::new(region.clone()));
         }
         if let Some(folder) = only_from {
             let files = profile_files(folder);
+            // A profile that assumes a role calls STS, and takes the region for that from here alone.
+            let region = match region.map(Region::new) {
+                Some(region) => Some(region),
+                None => profile_region(files.clone()).await,
+            };
             let provider = ProfileFileCredentialsProvider::builder()
+                .configure(&ProviderConfig::without_region().with_region(region))
                 .profile_files(files.clone())
                 .profile_name("default")
                 .build();
@@ -64,6 +71,13 @@ impl Caller {
             None => Err(CredentialProblem::None("no source of credentials is configured".to_owned())),
         }
     }
+}
+
+/// The region of the default profile, read without looking for credentials.
+async fn profile_region(files: EnvConfigFiles) -> Option<Region> {
+    let loader = aws_config::defaults(BehaviorVersion::latest()).no_credentials();
+    let config = loader.profile_files(files).profile_name("default").load().await;
+    config.region().cloned()
 }
 
 /// Only the files that are there: the SDK takes a named file that is missing for an error, and a set
