@@ -1,5 +1,6 @@
 //! The generator and the relay with a server that answers as it is told: what is right passes through the
 //! relay, and one wrong byte, an error, a lost connection or a missing certificate ends the generator.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what the ground lacks ends the test")]
 
 use std::io::Write as _;
 use std::net::SocketAddr;
