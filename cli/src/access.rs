@@ -132,6 +132,12 @@ impl Access {
         body: Option<&impl Serialize>,
         limit: Duration,
     ) -> Result<T, Failure> {
+        // A signature covers the path as AWS folds it: such a name would be another request, or none.
+        if path.split('/').any(|part| matches!(part, "." | "..")) {
+            return Err(Failure::usage(format!(
+                "{path:?} names nothing: a name has no part that is . or .."
+            )));
+        }
         let body = body.map(serde_json::to_vec).transpose();
         let body =
             body.map_err(|error| Failure::failed("the request cannot be written").why(error.to_string()))?;

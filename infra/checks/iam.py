@@ -97,10 +97,16 @@ def markdown():
     return "\n".join(lines) + "\n"
 
 
+def table_of(text):
+    return "policy table" if "policy" in text.lower() else "runtime table"
+
+
 def rights_of(call):
+    """The rights that a call needs; DynamoDB's with the table that they are for."""
     name = f"{call['service']}:{call['operation']}"
-    if name == "dynamodb:TransactWriteItems":
-        return [f"dynamodb:{part['action']}" for part in call["parts"]]
+    if call["service"] == "dynamodb":
+        actions = [part["action"] for part in call.get("parts", [])] or [call["operation"]]
+        return [f"dynamodb:{action} on the {table_of(call['resource'])}" for action in actions]
     if name == "tagging:GetResources":
         return ["tag:GetResources"]
     return RIGHTS.get(name, [name])
@@ -115,7 +121,8 @@ def check_calls(path):
         granted = {}
         for statement in statements(template, role):
             for action in statement["Action"]:
-                granted.setdefault(action, 0)
+                table = f" on the {table_of(str(statement['Resource']))}" if action.startswith("dynamodb:") else ""
+                granted.setdefault(action + table, 0)
         needed = {}
         for call in recorded:
             if f":assumed-role/{world_role}/" in call.get("caller", ""):

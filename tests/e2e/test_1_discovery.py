@@ -122,9 +122,17 @@ def test_a_failed_listing_keeps_what_it_could_not_see(world, operation, fault):
 
 
 def test_a_missing_permission_is_named(world):
-    world.fault("elasticache:DescribeServerlessCaches", "error-before", count=50)
+    world.fault("elasticache:DescribeServerlessCaches", "denied", count=50)
     report = world.discover()
-    assert "DescribeServerlessCaches" in json.dumps(report["scopes"])
+    assert "no permission: elasticache:DescribeServerlessCaches" in json.dumps(report["scopes"])
+    assert set(databases(world)) == EXPECTED
+
+
+def test_tags_are_read_one_by_one_where_the_bulk_call_is_not_allowed(world):
+    world.fault("tagging:*", "denied", count=50)
+    report = world.discover()
+    assert not names(report, "remove") and not names(report, "change"), report
+    assert set(databases(world)) == EXPECTED
 
 
 def test_a_rename_happens_at_the_next_run(world):

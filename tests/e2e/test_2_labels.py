@@ -55,6 +55,18 @@ def test_a_cache_without_any_tag_has_none_of_their_labels(world):
     assert labels(world, "ledger")["team"] == "pay"
 
 
+def test_tags_are_read_one_by_one_where_the_bulk_call_is_not_allowed(world):
+    world.fault("tagging:*", "denied", count=50)
+    tag(world, team="one-by-one")
+    try:
+        world.invoke("sync-labels")
+        assert labels(world, "orders")["team"] == "one-by-one"
+    finally:
+        world.faults("DELETE")
+        tag(world, team="shop")
+        world.invoke("sync-labels")
+
+
 def test_only_imported_keys_become_labels_and_none_that_discovery_owns(world):
     tag(world, colour="red", region="mars-1", **{"account-id": "1", "keystile.dev/default-db-user": "iam-admin"})
     try:

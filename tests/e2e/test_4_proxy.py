@@ -281,7 +281,7 @@ def test_every_step_is_audited(world):
     client.get("a")
     with pytest.raises(redis.exceptions.NoPermissionError):
         client.set("a", "secret-value-e2e")
-    client.close()
+    client.connection_pool.disconnect()
     world.run("bob", "db", "connect", "orders", "--db-user", "iam-ro", "--", "PING")
 
     def found():

@@ -2,17 +2,15 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import time
 
+import conftest
 import pytest
 import redis
 from conftest import command, lines, until
-
-
-def world_binary(world):
-    return str(world["KEYSTILE_BIN"]).replace("keystile", "keystile-world") if False else None
 
 
 def node(world, resource, role="primary"):
@@ -81,15 +79,13 @@ def test_the_cache_dies_during_a_session(world):
     assert time.monotonic() - started < 15
     done = world.run("alice", "db", "connect", "carts", "--db-user", "iam-ro", "--", "PING")
     assert done.returncode != 0 and "carts" in done.stderr + done.stdout
-    import conftest
-    subprocess.run([conftest.ROOT / "target/release/keystile-world", "restart-node", f"{victim.get('id') or 'carts-001'}"],
-                   check=True, capture_output=True, timeout=60)
+    name = pathlib.Path(victim["log"]).stem
+    subprocess.run([conftest.ROOT / "target/release/keystile-world", "restart-node", name], check=True, timeout=60)
     until(lambda: world.run("alice", "db", "connect", "carts", "--db-user", "iam-ro", "--", "PING").returncode == 0, 60, "carts again")
 
 
 def test_sigterm_drains_the_proxy(world):
     """The second proxy: readiness fails, nothing new is taken, the audit is whole; then it is started again."""
-    import conftest
     route = world.route("alice", "orders", "iam-ro")
     since = world.audit_length()
     sock = world.socket(route, route["server_name"], world["KEYSTILE_PROXY2_ADDR"])

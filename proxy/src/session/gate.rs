@@ -44,6 +44,16 @@ pub struct Gate {
     selectors: Vec<Vec<CommandRule>>,
     denied: Vec<Vec<CommandRule>>,
     limited: bool,
+    /// The roles whose rules these are, for the words of a refusal.
+    roles: String,
+}
+
+fn roles(grant: &SessionGrant) -> String {
+    let allowing = grant.selectors.iter().map(|selector| selector.role.as_str());
+    let mut names: Vec<&str> =
+        allowing.chain(grant.denied_commands.iter().map(|(role, _)| role.as_str())).collect();
+    names.dedup();
+    format!("{} {}", if names.len() == 1 { "role" } else { "roles" }, names.join(", "))
 }
 
 impl Gate {
@@ -71,6 +81,7 @@ impl Gate {
             selectors: grant.selectors.iter().map(|selector| selector.commands.clone()).collect(),
             denied: grant.denied_commands.iter().map(|(_, rules)| rules.clone()).collect(),
             limited: grant.limits_commands(),
+            roles: roles(grant),
         };
         for id in command::all() {
             // As on the server, signing in and leaving need no right.
@@ -83,6 +94,12 @@ impl Gate {
             }
         }
         Ok(gate)
+    }
+
+    /// The roles whose rules decide, such as `role analyst` or `roles a, b`.
+    #[must_use]
+    pub fn roles(&self) -> &str {
+        &self.roles
     }
 
     /// Whether a command passes and needs no further look.

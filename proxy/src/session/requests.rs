@@ -171,8 +171,11 @@ impl Session {
             return self.refuse(Some(id), "NOPERM", "never passes", why);
         }
         if !self.gate.allows(id) {
-            let text = "your roles do not allow it on this database: ask for a role whose db_commands has it";
-            return self.refuse(Some(id), "NOPERM", "db_commands", text);
+            let text = format!(
+                "the db_commands of {} do not allow it on this database: ask an editor for a role that does",
+                self.gate.roles()
+            );
+            return self.refuse(Some(id), "NOPERM", "db_commands", &text);
         }
         if streamed && kind != Special::Plain && kind != Special::Watch {
             return self.refuse(Some(id), "ERR", "too long", "its arguments are too long");
@@ -247,9 +250,12 @@ impl Session {
             return self.refuse(None, "NOPERM", "never passes", why);
         }
         if !self.gate.allows_unknown(name) {
-            let text = "your roles do not allow it on this database, and it is a command that Keystile does \
-                        not know: a role has to name it in db_commands";
-            return self.refuse(None, "NOPERM", "db_commands", text);
+            let text = format!(
+                "the db_commands of {} do not allow it on this database, and Keystile does not know it: a role \
+                 has to name it",
+                self.gate.roles()
+            );
+            return self.refuse(None, "NOPERM", "db_commands", &text);
         }
         let muted = self.take_muted();
         self.expected.reply(UNKNOWN, muted);

@@ -121,6 +121,6 @@ async fn other_paths_and_methods_are_refused() {
         let error = world.refused(400, ALICE, method, path, None).await;
         assert!(error["why"].as_str().unwrap().starts_with("it takes"), "{error}");
     }
-    let error = world.refused(404, ALICE, "GET", "/v1/documents/secrets", None).await;
+    let error = world.refused(400, ALICE, "GET", "/v1/documents/secrets", None).await;
     assert!(error["why"].as_str().unwrap().contains("arn_rule"));
 }

@@ -84,7 +84,7 @@ async fn with_faults(
 ) -> Option<Response> {
     let fault = front.faults.take(call);
     match fault {
-        Some((fault @ (Fault::Throttle | Fault::ErrorBefore), _)) => {
+        Some((fault @ (Fault::Throttle | Fault::ErrorBefore | Fault::Denied), _)) => {
             return Some(fault_error(fault, call).response(call.protocol));
         }
         Some((Fault::Slow, seconds)) => tokio::time::sleep(std::time::Duration::from_secs_f64(seconds)).await,

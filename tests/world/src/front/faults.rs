@@ -22,6 +22,8 @@ pub enum Fault {
     Throttle,
     /// Answered with an internal error; nothing happens.
     ErrorBefore,
+    /// Refused as a call that the caller has no right to; nothing happens.
+    Denied,
     /// It takes effect, and is answered with an internal error.
     ErrorAfter,
     /// It takes effect after the ordered seconds.
@@ -153,6 +155,15 @@ impl Faults {
 /// The error of an ordered fault, in the words that the SDK knows as such.
 #[must_use]
 pub(crate) fn fault_error(fault: Fault, call: &Call) -> ApiError {
+    if fault == Fault::Denied {
+        let (status, code) = match call.protocol {
+            Protocol::Json => (400, "AccessDeniedException"),
+            Protocol::RestJson => (403, "AccessDeniedException"),
+            Protocol::Query | Protocol::RestXml => (403, "AccessDenied"),
+        };
+        let message = format!("User is not authorized to perform: {}:{}", call.service, call.operation);
+        return ApiError::new(status, code, message);
+    }
     if fault != Fault::Throttle {
         let code = if call.protocol == Protocol::Json { "InternalServerError" } else { "InternalFailure" };
         return ApiError::new(

@@ -109,7 +109,7 @@ async fn with_faults(
     now: OffsetDateTime,
 ) -> Option<Response> {
     let fault = front.faults.take(call);
-    if let Some((Fault::Throttle | Fault::ErrorBefore, _)) = fault {
+    if let Some((Fault::Throttle | Fault::ErrorBefore | Fault::Denied, _)) = fault {
         return fault.map(|(fault, _)| fault_error(fault, call).response(call.protocol));
     }
     if let Some((Fault::Slow, seconds)) = fault {
