@@ -98,8 +98,8 @@ class Load:
         if not line:
             if not ready:
                 self.process.kill()
-            said = self.process.stderr.read().replace("Error: ", "").split()
-            raise Invalid(" ".join(said) or "the load generator gave no answer in time")
+            said = self.process.stderr.read().strip()
+            raise Invalid(said or "the load generator gave no answer in time")
         return line
 
     def wait(self, step):

@@ -7,7 +7,9 @@ mod load;
 mod relay;
 mod tls;
 
-use anyhow::Result;
+use std::io::Write as _;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// The programs behind `make bench`.
@@ -30,10 +32,17 @@ enum Verb {
 
 /// One thread each: generator, relay, proxy and server share few cores.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
-    match Arguments::parse().verb {
+async fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
         Verb::Certificates(arguments) => certificates::run(&arguments),
         Verb::Relay(arguments) => relay::run(&arguments).await,
         Verb::Load(arguments) => load::run(&arguments).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
