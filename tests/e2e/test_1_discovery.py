@@ -128,11 +128,18 @@ def test_a_missing_permission_is_named(world):
     assert set(databases(world)) == EXPECTED
 
 
-def test_tags_are_read_one_by_one_where_the_bulk_call_is_not_allowed(world):
+def test_tags_are_read_one_by_one_where_the_bulk_call_is_not_allowed(world, tmp_path):
     world.fault("tagging:*", "denied", count=50)
     report = world.discover()
     assert not names(report, "remove") and not names(report, "change"), report
     assert set(databases(world)) == EXPECTED
+    file = tmp_path / "matchers.yaml"
+    file.write_text(yaml.safe_dump({
+        "kind": "matcher", "version": "ks1", "metadata": {"name": "paying"},
+        "spec": {"types": ["memorydb"], "regions": ["us-east-1"], "tags": {"team": "pay"}, "import_tags": ["team"]}}))
+    world.fault("tagging:*", "denied", count=50)
+    plan = world.json("alice", "discover", "run", "--dry-run", "--matchers", file)
+    assert all(scope["complete"] for scope in plan["scopes"]), plan["scopes"]
 
 
 def test_a_rename_happens_at_the_next_run(world):
