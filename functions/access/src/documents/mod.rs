@@ -75,8 +75,7 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.word() == word).ok_or_else(|| {
             let shown: String = word.chars().filter(|c| !c.is_control()).take(40).collect();
             let known: Vec<_> = Self::ALL.iter().map(|kind| kind.word()).collect();
-            Failure::bad(format!("there is no kind {shown:?}"))
-                .why(format!("kinds are {}", known.join(", ")))
+            Failure::bad(format!("there is no kind {shown:?}")).why(format!("kinds are {}", known.join(", ")))
         })
     }
 
