@@ -21,12 +21,10 @@ use crate::connection;
 use crate::metrics::Metrics;
 use crate::session::handle::{Cut, CutKind};
 use crate::sessions::{Overseer, Sessions};
-use crate::tls::{self, ClientVerifier, HostCertificate};
+use crate::tls::{self, ClientVerifier, HostCertificate, PemSecrets};
 use crate::upstream::tls::CacheTls;
 use crate::upstream::{Dialer, Tokens};
 
-/// How often the files of the host certificate are looked at.
-const CERTIFICATE_LOOK: Duration = Duration::from_secs(5);
 /// How long sessions may take to end once they were told to.
 const LAST_MOMENTS: Duration = Duration::from_secs(5);
 /// The pause after a failed accept: the process may be out of files.
@@ -70,6 +68,8 @@ pub struct Ports {
     pub runtime: Arc<dyn RuntimeStore>,
     /// IAM tokens.
     pub tokens: Arc<dyn Tokens>,
+    /// Where the host certificate is, if it is in a secret.
+    pub secrets: Arc<dyn PemSecrets>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// How often the feeds are polled.
@@ -96,11 +96,11 @@ impl App {
         let (writer, sink) =
             Writer::start(&config.audit, Arc::clone(&metrics)).context("opening the audit")?;
         let provider = tls::provider();
-        let certificate = Arc::new(HostCertificate::load(
-            Arc::clone(&provider),
-            config.host_cert_file.clone(),
-            config.host_key_file.clone(),
-        )?);
+        let now = ports.clock.now().unix_timestamp();
+        let source = config.host_certificate.clone();
+        let certificate =
+            Arc::new(HostCertificate::load(Arc::clone(&provider), source, ports.secrets, now).await?);
+        metrics.certificate_left_s.set(certificate.life().not_after - now);
         let (policy, _feed) = policy_feed::spawn(ports.policy, Arc::clone(&ports.clock), ports.intervals);
         let verifier = Arc::new(ClientVerifier::new(Arc::clone(&provider), policy.clone()));
         let tls = tls::server_config(Arc::clone(&provider), Arc::clone(&certificate), Arc::clone(&verifier))?;
@@ -166,7 +166,11 @@ impl App {
         let mut background = JoinSet::new();
         background.spawn(overseer(&shared).run());
         background.spawn(admin::serve(Arc::clone(&shared), metrics_listener));
-        background.spawn(watch_certificate(Arc::clone(&shared), certificate));
+        background.spawn(tls::watch::run(
+            certificate,
+            Arc::clone(&shared.clock),
+            Arc::clone(&shared.metrics),
+        ));
         background.spawn(crate::health::run(Arc::clone(&shared), runtime));
         tracing::info!(address = %shared.config.listen, id = %shared.proxy_id, "the proxy listens");
         tokio::select! {
@@ -242,21 +246,5 @@ async fn drain(shared: &Shared) {
 async fn all_gone(shared: &Shared) {
     while shared.sessions.count() > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn watch_certificate(shared: Arc<Shared>, certificate: Arc<HostCertificate>) {
-    loop {
-        tokio::time::sleep(CERTIFICATE_LOOK).await;
-        match certificate.refresh() {
-            Ok(false) => {}
-            Ok(true) => {
-                shared.metrics.certificate_reloads.add(1);
-                tracing::info!("the host certificate was read anew");
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the new host certificate cannot be used: keeping the old one")
-            }
-        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::audit::Target;
+use crate::tls::HostCertificateSource;
 
 /// A setting that is missing or means nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,11 +41,10 @@ pub struct Config {
     pub deployment: String,
     /// `KEYSTILE_GROUP`: this proxy's group, default `default`.
     pub group: String,
-    /// `KEYSTILE_HOST_CERT_FILE`: PEM of the host certificate and its chain; required, read again when it
-    /// changes.
-    pub host_cert_file: PathBuf,
-    /// `KEYSTILE_HOST_KEY_FILE`: PEM of its key; required, read again when it changes.
-    pub host_key_file: PathBuf,
+    /// `KEYSTILE_HOST_CERT_FILE` and `KEYSTILE_HOST_KEY_FILE`: PEM of the host certificate with its chain and
+    /// of its key, read again when they change; or `KEYSTILE_HOST_CERT_SECRET`: name or ARN of a secret with
+    /// both (JSON with `certificate` and `key`), read again every 10 minutes. One of the two ways is required.
+    pub host_certificate: HostCertificateSource,
     /// `KEYSTILE_CACHE_CA_FILE`: PEM of the CAs of the caches, in place of the public roots.
     pub cache_ca_file: Option<PathBuf>,
     /// `KEYSTILE_ALLOW_LOOPBACK`: `on` lets databases be at loopback addresses, for a world on one machine.
@@ -77,6 +77,9 @@ pub struct Config {
     pub proxy_protocol: Vec<String>,
 }
 
+const HOST_CERT_FILE: &str = "KEYSTILE_HOST_CERT_FILE";
+const HOST_KEY_FILE: &str = "KEYSTILE_HOST_KEY_FILE";
+const HOST_CERT_SECRET: &str = "KEYSTILE_HOST_CERT_SECRET";
 const SECONDS: &str = "a number of seconds within its limits";
 
 impl Config {
@@ -120,9 +123,11 @@ impl Config {
             runtime_table: required("KEYSTILE_RUNTIME_TABLE", "name the DynamoDB table of the heartbeats")?,
             deployment: required("KEYSTILE_DEPLOYMENT", "name the deployment")?,
             group: text("KEYSTILE_GROUP").unwrap_or_else(|| "default".to_owned()),
-            host_cert_file: required("KEYSTILE_HOST_CERT_FILE", "name the PEM file of the host certificate")?
-                .into(),
-            host_key_file: required("KEYSTILE_HOST_KEY_FILE", "name the PEM file of its key")?.into(),
+            host_certificate: host_certificate(
+                text(HOST_CERT_FILE),
+                text(HOST_KEY_FILE),
+                text(HOST_CERT_SECRET),
+            )?,
             cache_ca_file: text("KEYSTILE_CACHE_CA_FILE").map(PathBuf::from),
             allow_loopback: switch("KEYSTILE_ALLOW_LOOPBACK", text("KEYSTILE_ALLOW_LOOPBACK"))?,
             audit: text("KEYSTILE_AUDIT_FILE").map_or(Target::Stdout, |path| Target::File(path.into())),
@@ -138,6 +143,37 @@ impl Config {
             health_interval: seconds("KEYSTILE_HEALTH_INTERVAL_S", 30, 0, 3_600)?,
             proxy_protocol: networks("KEYSTILE_PROXY_PROTOCOL", text("KEYSTILE_PROXY_PROTOCOL"))?,
         })
+    }
+}
+
+/// Exactly one of the two ways to give the host certificate.
+fn host_certificate(
+    file: Option<String>,
+    key: Option<String>,
+    secret: Option<String>,
+) -> Result<HostCertificateSource, ConfigError> {
+    match (file, key, secret) {
+        (Some(certificate), Some(key), None) => {
+            Ok(HostCertificateSource::Files { certificate: certificate.into(), key: key.into() })
+        }
+        (None, None, Some(secret)) => Ok(HostCertificateSource::Secret(secret)),
+        (None, None, None) => Err(ConfigError::Missing(
+            HOST_CERT_SECRET,
+            "name the secret of the host certificate, or its files in KEYSTILE_HOST_CERT_FILE and \
+             KEYSTILE_HOST_KEY_FILE",
+        )),
+        (_, _, Some(value)) => Err(ConfigError::Invalid {
+            name: HOST_CERT_SECRET,
+            value,
+            expected: "KEYSTILE_HOST_CERT_FILE or KEYSTILE_HOST_KEY_FILE is set too; give the files or the \
+                           secret, not both",
+        }),
+        (Some(_), None, None) => {
+            Err(ConfigError::Missing(HOST_KEY_FILE, "name the PEM file of the host certificate's key"))
+        }
+        (None, Some(_), None) => {
+            Err(ConfigError::Missing(HOST_CERT_FILE, "name the PEM file of the host certificate"))
+        }
     }
 }
 
@@ -194,6 +230,29 @@ mod tests {
         ] {
             let error = Config::read(&vars(&[(name, value)])).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_host_certificate_comes_one_way() {
+        let read = |file: &str, key: &str, secret: &str| {
+            let given = [(HOST_CERT_FILE, file), (HOST_KEY_FILE, key), (HOST_CERT_SECRET, secret)];
+            Config::read(&vars(&given))
+                .map(|config| config.host_certificate)
+                .map_err(|error| error.to_string())
+        };
+        assert!(matches!(read("c", "k", "").unwrap(), HostCertificateSource::Files { .. }));
+        assert_eq!(read("", "", "s").unwrap(), HostCertificateSource::Secret("s".to_owned()));
+        for (file, key, secret, words) in [
+            ("c", "k", "s", "not both"),
+            ("c", "", "s", "not both"),
+            ("", "k", "s", "not both"),
+            ("c", "", "", "KEYSTILE_HOST_KEY_FILE is not set"),
+            ("", "k", "", "KEYSTILE_HOST_CERT_FILE is not set"),
+            ("", "", "", "KEYSTILE_HOST_CERT_SECRET is not set"),
+        ] {
+            let error = read(file, key, secret).unwrap_err();
+            assert!(error.contains(words), "{file} {key} {secret}: {error}");
         }
     }
 }

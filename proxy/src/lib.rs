@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod health;
+pub mod host_secret;
 pub mod metrics;
 pub mod preamble;
 pub mod proxy_protocol;

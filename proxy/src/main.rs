@@ -8,6 +8,7 @@ use keystile_aws::iam_token::TokenMinter;
 use keystile_proxy::app::{App, Ports};
 use keystile_proxy::clock::SystemClock;
 use keystile_proxy::config::Config;
+use keystile_proxy::host_secret::AwsSecrets;
 use keystile_proxy::tokens::IamTokens;
 use keystile_state::dynamo::{self, DynamoStore};
 use keystile_state::policy_feed::Intervals;
@@ -32,6 +33,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let ports = Ports {
         policy: Arc::clone(&store) as _,
         runtime: store,
+        secrets: Arc::new(AwsSecrets(aws.clone())),
         tokens: Arc::new(IamTokens(TokenMinter::new(aws))),
         clock: Arc::new(SystemClock),
         intervals: Intervals::default(),

@@ -212,6 +212,11 @@ metrics! {
     heartbeats_failed: Counter = Counter::default(), "keystile_heartbeats_failed_total", "counter", "";
     /// Times that the host certificate was read anew.
     certificate_reloads: Counter = Counter::default(), "keystile_host_certificate_reloads_total", "counter", "";
+    /// Times that a new host certificate could not be used, each fault once.
+    certificate_reloads_failed: Counter = Counter::default(),
+        "keystile_host_certificate_reloads_failed_total", "counter", "";
+    /// Seconds until the host certificate ends; negative once it has.
+    certificate_left_s: Gauge = Gauge::default(), "keystile_host_certificate_seconds_left", "gauge", "";
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod client_verifier;
 mod host_certificate;
 mod tickets;
+pub mod watch;
 
 use std::sync::Arc;
 
@@ -10,7 +11,9 @@ use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use client_verifier::ClientVerifier;
-pub use host_certificate::{HostCertificate, HostCertificateError};
+pub use host_certificate::{
+    HostCertificate, HostCertificateError, HostCertificateSource, Life, Look, PemPair, PemSecrets,
+};
 
 /// The one crypto provider, with the order of key exchanges that we want.
 ///

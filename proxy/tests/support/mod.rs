@@ -1,11 +1,13 @@
 //! A proxy in this process, a policy in memory, CAs of its own, and a real Valkey with TLS behind it.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,6 +29,7 @@ use keystile_model::store::{Clock, Consistency, PolicyStore};
 use keystile_model::user::User;
 use keystile_proxy::app::{App, Ports, Shared};
 use keystile_proxy::config::Config;
+use keystile_proxy::tls::{PemPair, PemSecrets};
 use keystile_proxy::upstream::Tokens;
 use keystile_state::memory::MemoryStore;
 use keystile_state::policy_feed::Intervals;
@@ -78,6 +81,22 @@ impl Tokens for FixedTokens {
             self.wrong.fetch_sub(1, Ordering::Relaxed);
         }
         Ok(SecretString::from(if wrong { "wrong" } else { TOKEN }))
+    }
+}
+
+/// One secret, or none.
+#[derive(Debug, Default)]
+pub struct FixedSecrets {
+    pub pair: Mutex<Option<(String, String)>>,
+    pub asked: AtomicUsize,
+}
+
+#[async_trait]
+impl PemSecrets for FixedSecrets {
+    async fn pem_pair(&self, _: &str) -> Result<PemPair, String> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let (certificate, key) = self.pair.lock().unwrap().clone().ok_or("it is away")?;
+        Ok(PemPair { certificate, key: SecretString::from(key) })
     }
 }
 
@@ -174,6 +193,7 @@ pub struct World {
     pub store: Arc<MemoryStore>,
     pub clock: Arc<MovedClock>,
     pub tokens: Arc<FixedTokens>,
+    pub secrets: Arc<FixedSecrets>,
     pub shared: Arc<Shared>,
     pub address: SocketAddr,
     pub metrics: SocketAddr,
@@ -197,7 +217,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let valkey = start_valkey(dir.path());
         let (user_ca, host_ca) = (Ca::new(CaKind::User).await, Ca::new(CaKind::Host).await);
-        let host = host_certificate(&host_ca).await;
+        let host = host_certificate(&host_ca, 86_400).await;
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         std::fs::write(path("host.crt"), &host.issued.pem).unwrap();
         std::fs::write(path("host.key"), host.key.private.expose_secret()).unwrap();
@@ -218,6 +238,9 @@ impl World {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
+        let secrets = Arc::<FixedSecrets>::default();
+        let private = host.key.private.expose_secret().to_owned();
+        *secrets.pair.lock().unwrap() = Some((host.issued.pem.clone(), private));
         vars.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let store = Arc::new(MemoryStore::new());
         let (clock, tokens) = (Arc::<MovedClock>::default(), Arc::<FixedTokens>::default());
@@ -225,6 +248,7 @@ impl World {
             policy: Arc::clone(&store) as _,
             runtime: Arc::clone(&store) as _,
             tokens: Arc::clone(&tokens) as _,
+            secrets: Arc::clone(&secrets) as _,
             clock: Arc::clone(&clock) as _,
             intervals: Intervals {
                 access: Duration::from_millis(50),
@@ -245,6 +269,7 @@ impl World {
             store,
             clock,
             tokens,
+            secrets,
             shared,
             address,
             metrics,
@@ -415,6 +440,11 @@ impl World {
         Ok(Client { stream: TlsConnector::from(config).connect(name, tcp).await?, seen: Vec::new() })
     }
 
+    /// Another host certificate of the world's CA.
+    pub async fn host_certificate(&self, ttl_s: u64) -> Pair {
+        host_certificate(&self.host_ca, ttl_s).await
+    }
+
     /// Stops the proxy and waits until it has.
     pub async fn stop(&mut self) {
         self.begin_stop();
@@ -464,18 +494,12 @@ async fn client_certificate(ca: &Ca, user: &str, route: Option<(&str, &str)>, tt
     Pair { issued, key }
 }
 
-async fn host_certificate(ca: &Ca) -> Pair {
+async fn host_certificate(ca: &Ca, ttl_s: u64) -> Pair {
     let key = generate().unwrap();
     let subject = SubjectKey::from_der(&key.public_der).unwrap();
     let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned(), format!("*.{DOMAIN}")];
-    let request = HostRequest {
-        deployment: "test",
-        group: "default",
-        id: "one",
-        hosts: &hosts,
-        key: &subject,
-        ttl_s: 86_400,
-    };
+    let request =
+        HostRequest { deployment: "test", group: "default", id: "one", hosts: &hosts, key: &subject, ttl_s };
     let authority = Authority::new(&ca.pem, &ca.signer).await.unwrap();
     let issued = issue_host(&authority, &request, now(), Uuid::new_v4()).await.unwrap();
     Pair { issued, key }
