@@ -209,10 +209,7 @@ fn locks_come_first_and_end() {
 
 #[test]
 fn a_reset_revokes_older_certificates() {
-    let mut old = match user("alice", &["access"]) {
-        Entity::User(user) => user,
-        _ => unreachable!(),
-    };
+    let Entity::User(mut old) = user("alice", &["access"]) else { unreachable!() };
     old.not_before = Some(101);
     let policy = Policy::new([Entity::User(old)]);
     assert!(!connect(&policy, "alice", &database("orders", "prod"), "ro").is_allowed());

@@ -190,7 +190,10 @@ impl LabelSelector {
 mod tests {
     use super::*;
 
-    fn selector(pairs: &[(&str, &[&str])]) -> LabelSelector {
+    /// Keys with their alternatives.
+    type Spec<'a> = &'a [(&'a str, &'a [&'a str])];
+
+    fn selector(pairs: Spec<'_>) -> LabelSelector {
         let spec = pairs
             .iter()
             .map(|(key, values)| {
@@ -207,7 +210,7 @@ mod tests {
     #[test]
     fn selection() {
         let prod = labels(&[("env", "prod"), ("team", "shop")]);
-        let table: &[(&[(&str, &[&str])], bool)] = &[
+        let table: &[(Spec<'_>, bool)] = &[
             (&[], false),
             (&[("*", &["*"])], true),
             (&[("env", &["prod"])], true),
