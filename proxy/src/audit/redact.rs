@@ -32,6 +32,17 @@ pub fn name(id: Option<CommandId>) -> String {
     id.map_or_else(|| "(unknown)".to_owned(), CommandId::display_name)
 }
 
+/// What may be shown of a server's error: it repeats arguments, so of a command whose arguments may be secrets,
+/// and of one that was misspelt, no more than its code.
+#[must_use]
+pub fn error(id: Option<CommandId>, text: &str) -> String {
+    match (secret_from(id), id) {
+        (None, _) => text.to_owned(),
+        (Some(_), None) if text.starts_with("ERR unknown command") => "ERR unknown command".to_owned(),
+        (Some(_), _) => text.split(' ').next().unwrap_or_default().to_owned(),
+    }
+}
+
 /// The command with its arguments, quoted, secrets as `***`, capped.
 #[must_use]
 pub fn full<'a>(id: Option<CommandId>, args: impl Iterator<Item = Cow<'a, [u8]>>) -> String {
@@ -71,6 +82,17 @@ mod tests {
     fn shown(words: &[&str]) -> String {
         let args: Vec<Cow<'_, [u8]>> = words.iter().map(|word| Cow::Borrowed(word.as_bytes())).collect();
         request(&args)
+    }
+
+    #[test]
+    fn errors_repeat_no_secrets() {
+        let typo = "ERR unknown command 'AUHT', with args beginning with: 'u' 'hunter2' ";
+        assert_eq!(error(None, typo), "ERR unknown command");
+        let acl = command::resolve(b"ACL", Some(b"SETUSER")).id();
+        assert_eq!(error(acl, "ERR Error in ACL SETUSER modifier 'hunter2': Syntax error"), "ERR");
+        let get = command::resolve(b"GET", None).id();
+        let text = "WRONGTYPE Operation against a key holding the wrong kind of value";
+        assert_eq!(error(get, text), text);
     }
 
     #[test]
