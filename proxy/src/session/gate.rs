@@ -134,6 +134,8 @@ fn names_unknown(rules: &[CommandRule], name: &str, denying: bool) -> bool {
         CommandTarget::All => rule.allow,
         CommandTarget::Category(_) if denying => held || rule.allow,
         CommandTarget::Category(_) => held && rule.allow,
+        // One subcommand that is given says nothing for another that the table does not know.
+        CommandTarget::Command(command, Some(_)) if command == name && rule.allow && !denying => held,
         CommandTarget::Command(command, _) if command == name => rule.allow,
         CommandTarget::Command(..) => held,
     })
@@ -204,6 +206,8 @@ mod tests {
         assert!(open.allows_unknown(b"json.get"));
         let named = Gate::compile(&grant(&["+@read +json.get"], &[])).unwrap();
         assert!(named.allows_unknown(b"JSON.GET") && !named.allows_unknown(b"json.set"));
+        let sub = Gate::compile(&grant(&["+@read +client|info"], &[])).unwrap();
+        assert!(!sub.allows_unknown(b"client"), "an unknown subcommand of CLIENT");
         let less = Gate::compile(&grant(&["+@all -@dangerous"], &[])).unwrap();
         assert!(!less.allows_unknown(b"json.get"));
         let denied = Gate::compile(&grant(&[""], &["+@write"])).unwrap();
