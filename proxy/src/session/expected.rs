@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 pub type Label = u16;
 /// The label of commands that the table does not know.
 pub const UNKNOWN: Label = Label::MAX;
+/// Entries (24 bytes each) at which the client is read no further before replies have come.
+const MOST_ENTRIES: usize = 1024 * 1024;
 /// Shortest queue whose memory is given back when it empties.
 const SHRINK_ABOVE: usize = 64;
 
@@ -144,6 +146,12 @@ impl Expected {
         self.queue.is_empty()
     }
 
+    /// Whether so much is owed that no more may be asked for.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.queue.len() >= MOST_ENTRIES
+    }
+
     /// Bytes of our own answers that wait.
     #[must_use]
     pub fn local_bytes(&self) -> usize {
@@ -165,6 +173,19 @@ impl Expected {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_owed_has_a_bound() {
+        assert!(size_of::<Expect>() <= 24);
+        let mut expected = Expected::default();
+        for index in 0..MOST_ENTRIES {
+            assert!(!expected.is_full());
+            expected.reply(Label::from(index % 2 == 0), false);
+        }
+        assert!(expected.is_full());
+        expected.count_down();
+        assert!(!expected.is_full());
+    }
 
     #[test]
     fn runs_are_one_entry() {

@@ -306,6 +306,7 @@ impl Session {
         !self.hold
             && self.finishing.is_none()
             && self.expected.local_bytes() < LOCAL_BACKLOG
+            && !self.expected.is_full()
             && (self.client.is_flushed() || !self.expected.is_empty())
     }
 
