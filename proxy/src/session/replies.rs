@@ -3,11 +3,13 @@
 
 use std::task::{Context, Poll};
 
+use keystile_resp::command::CommandId;
 use keystile_resp::reply::{Frame, Kind, Step, is_subscriber_message};
 
 use super::expected::{Expect, Label, Topic};
 use super::requests::place;
 use super::{End, Session, Standing, give_back, take_buffer};
+use crate::audit::redact;
 
 /// What becomes of a reply.
 enum Fate {
@@ -165,7 +167,7 @@ impl Session {
         let first = frame.text(buf);
         if frame.kind == Kind::Push {
             if let Some(first) = first {
-                self.acknowledge(first, frame, buf);
+                self.acknowledge(first, frame, buf)?;
             }
             return Ok(Fate::Pass(None));
         }
@@ -182,6 +184,11 @@ impl Session {
             match front {
                 Expect::Replies { label, muted, .. } => {
                     let (label, muted) = (*label, *muted);
+                    // While a RESP2 client subscribes no command is answered like this: it is the server's word.
+                    if self.subscribed != [0; 3] && word.is_some_and(is_subscriber_message) {
+                        self.acknowledge(word.unwrap_or_default(), frame, buf)?;
+                        return Ok(Fate::Pass(None));
+                    }
                     self.expected.count_down();
                     if failed {
                         self.note_failure(label, frame, buf);
@@ -196,14 +203,10 @@ impl Session {
                         return Ok(Fate::Pass(Some(label)));
                     }
                     if word.is_some_and(is_subscriber_message) {
-                        self.acknowledge(word.unwrap_or_default(), frame, buf);
+                        self.acknowledge(word.unwrap_or_default(), frame, buf)?;
                         return Ok(Fate::Pass(Some(label)));
                     }
-                    // There were fewer confirmations than thought: this is the next one's reply.
-                    self.expected.pop();
-                    if let Some(own) = self.expected.take_local() {
-                        self.send(&own)?;
-                    }
+                    return Err(count_lost("the cache did not confirm a subscription"));
                 }
                 Expect::Local(_) => {
                     if let Some(own) = self.expected.take_local() {
@@ -219,6 +222,9 @@ impl Session {
                 Expect::Reset => {
                     self.expected.pop();
                     if !failed {
+                        if first != Some(b"RESET") {
+                            return Err(count_lost("the cache did not confirm a RESET"));
+                        }
                         self.subscribed = [0; 3];
                         self.resp3 = false;
                     }
@@ -264,7 +270,7 @@ impl Session {
         if word.is_some_and(is_subscriber_message) {
             return Ok(Fate::Pass(None));
         }
-        Err(End::ServerMalformed("the cache sent a reply that nobody asked for".to_owned()))
+        Err(count_lost("the cache sent a reply that nobody asked for"))
     }
 
     fn our_auth(&mut self, frame: &Frame, buf: &[u8]) -> Result<Fate, End> {
@@ -291,11 +297,11 @@ impl Session {
     fn note_failure(&mut self, label: Label, frame: &Frame, buf: &[u8]) {
         let code = String::from_utf8_lossy(frame.error_code(buf).unwrap_or(b"ERR"));
         let text = String::from_utf8_lossy(frame.text(buf).unwrap_or_default());
-        self.journal.failed(label, &code, &text);
+        self.journal.failed(label, &code, &redact::error(CommandId::new(label), &text));
     }
 
     /// Counts a confirmation of a subscription: whether it changed anything shows in the total behind it.
-    fn acknowledge(&mut self, word: &[u8], frame: &Frame, buf: &[u8]) {
+    fn acknowledge(&mut self, word: &[u8], frame: &Frame, buf: &[u8]) -> Result<(), End> {
         let (topic, adds) = match word {
             b"subscribe" => (Topic::Channel, true),
             b"unsubscribe" => (Topic::Channel, false),
@@ -303,11 +309,12 @@ impl Session {
             b"punsubscribe" => (Topic::Pattern, false),
             b"ssubscribe" => (Topic::Shard, true),
             b"sunsubscribe" => (Topic::Shard, false),
-            _ => return,
+            _ => return Ok(()),
         };
         let [channels, patterns, shards] = self.subscribed;
         let before = if topic == Topic::Shard { shards } else { channels.saturating_add(patterns) };
-        let after = last_integer(buf.get(..frame.len).unwrap_or_default()).unwrap_or(before);
+        let after = last_integer(buf.get(..frame.len).unwrap_or_default())
+            .ok_or_else(|| count_lost("the cache confirmed a subscription without a total"))?;
         if let Some(count) = self.subscribed.get_mut(place(topic)) {
             match (adds, after == before) {
                 (_, true) => {}
@@ -330,7 +337,13 @@ impl Session {
                 self.expected.pop();
             }
         }
+        Ok(())
     }
+}
+
+/// Requests and replies no longer fit together, so nothing more may pass.
+fn count_lost(text: &str) -> End {
+    End::ServerMalformed(text.to_owned())
 }
 
 /// The `:N` that ends a confirmation.

@@ -8,7 +8,7 @@ use keystile_resp::encode;
 use keystile_resp::request::{Request, RequestError, Step};
 
 use super::expected::{Expect, Label, Topic, UNKNOWN};
-use super::special::{Special, is_kept_config, special, unknown_refusal};
+use super::special::{Special, c_string, is_kept_config, special, unknown_refusal};
 use super::{End, Replying, Session, Standing, give_back, take_buffer};
 use crate::audit::redact;
 
@@ -16,6 +16,9 @@ use crate::audit::redact;
 /// rejects it and so aborts the EXEC itself, which no bookkeeping of ours could do as surely. Its error is
 /// swallowed and the refusal takes its place.
 const POISON: &[u8] = b"*1\r\n$16\r\nkeystile-refused\r\n";
+
+/// Longest name of a channel: its confirmation must be seen whole to be counted.
+const MOST_CHANNEL: usize = 8 * 1024;
 
 /// What becomes of a request.
 pub(super) enum Verdict {
@@ -152,9 +155,8 @@ impl Session {
         buf: &[u8],
         streamed: bool,
     ) -> Result<Verdict, End> {
-        let name = request.name(buf).unwrap_or(Cow::Borrowed(b"?"));
         let Some(id) = id else {
-            return self.judge_unknown(&name);
+            return self.judge_unknown(request, buf);
         };
         let kind = special(id);
         if !self.is_admitted()
@@ -211,11 +213,19 @@ impl Session {
                     "subscriptions are not allowed inside MULTI",
                 );
             }
+            Special::Subscribe(_) | Special::Unsubscribe(_)
+                if args.iter().any(|channel| channel.len() > MOST_CHANNEL) =>
+            {
+                let text = "the name of a channel has at most 8,192 bytes here";
+                return self.refuse(Some(id), "ERR", "too long", text);
+            }
             Special::Auth => return self.client_auth(label, &args),
             Special::Hello => return self.client_hello(label, &args),
             Special::ClientReply => return self.client_reply(label, &args),
             Special::Quit => self.finishing = Some(End::Quit),
-            Special::Reset => return self.reset(),
+            Special::Reset if alone => return self.reset(),
+            // With arguments it is an error, and changes nothing.
+            Special::Reset => {}
             Special::Multi => self.in_multi |= alone,
             Special::EndMulti => {
                 self.in_multi &= !alone;
@@ -242,10 +252,15 @@ impl Session {
         Ok(Verdict::Pass)
     }
 
-    fn judge_unknown(&mut self, name: &[u8]) -> Result<Verdict, End> {
+    fn judge_unknown(&mut self, request: &Request, buf: &[u8]) -> Result<Verdict, End> {
         if !self.is_admitted() {
             return self.refuse(None, "NOAUTH", "Authentication required.", "sign in with AUTH first");
         }
+        let Some(name) = plain_name(request, buf) else {
+            let text = "its name holds a NUL byte or is too long, and a server could take it for another's";
+            return self.refuse(None, "NOPERM", "never passes", text);
+        };
+        let name: &[u8] = &name;
         if let Some(why) = unknown_refusal(name) {
             return self.refuse(None, "NOPERM", "never passes", why);
         }
@@ -299,7 +314,7 @@ impl Session {
     fn client_reply(&mut self, label: Label, args: &[Cow<'_, [u8]>]) -> Result<Verdict, End> {
         let muted = self.take_muted();
         let mode = match args {
-            [_, _, mode] => mode.to_ascii_uppercase(),
+            [_, _, mode] => c_string(mode).to_ascii_uppercase(),
             _ => Vec::new(),
         };
         match mode.as_slice() {
@@ -424,9 +439,27 @@ fn named(request: &Request, buf: &[u8]) -> Option<CommandId> {
     let name = request.name(buf)?;
     let argument = request.arg(buf, 1);
     match command::resolve(&name, argument.as_deref()) {
+        // A subcommand that is too long to be seen.
+        Named::Known(id) if argument.is_none() && request.argc > 1 && id.command().has_subcommands => None,
         Named::Known(id) => Some(id),
         Named::UnknownSubcommand(_) | Named::Unknown => None,
     }
+}
+
+/// The name of a command that the table does not know; `None` where it, or its subcommand, could be another
+/// command to the server.
+///
+/// Servers look names up in a table that hashes all bytes and then compares C strings: `RESET`, a NUL byte and
+/// the right few bytes behind it are `RESET` there. So no name with a NUL byte passes, nor one that is too
+/// long to be seen.
+fn plain_name<'b>(request: &Request, buf: &'b [u8]) -> Option<Cow<'b, [u8]>> {
+    let plain = |index| request.arg(buf, index).filter(|word| !word.contains(&0));
+    let name = plain(0)?;
+    let is_container = command::find(&name).is_some_and(|id| id.command().has_subcommands);
+    if request.argc > 1 && is_container {
+        plain(1)?;
+    }
+    Some(name)
 }
 
 #[inline]

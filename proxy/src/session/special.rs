@@ -43,6 +43,7 @@ pub enum Special {
 
 const REPLICATION: &str = "replication does not pass a proxy";
 const SERVER: &str = "it changes the server, not this session: use the AWS API";
+const DEBUGGER: &str = "the debugger takes over the connection, and stops the server for everybody";
 const CLUSTER: &str = "the cluster is AWS's to change: use the AWS API";
 
 /// `CONFIG SET` of these would break the session or open the server.
@@ -77,8 +78,14 @@ pub fn special(id: CommandId) -> Special {
     table().get(id.index()).copied().unwrap_or(Special::Plain)
 }
 
+/// A word as servers compare it: they take it for a C string, so nothing behind a NUL byte counts.
+pub fn c_string(word: &[u8]) -> &[u8] {
+    word.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
 /// Whether `CONFIG SET` of this parameter stays away from the server.
 pub fn is_kept_config(parameter: &[u8]) -> bool {
+    let parameter = c_string(parameter);
     parameter.len() >= 4 && parameter.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"tls-"))
         || CONFIG_KEPT.iter().any(|kept| kept.as_bytes().eq_ignore_ascii_case(parameter))
 }
@@ -140,6 +147,7 @@ fn of_command(name: &str) -> Special {
 fn of_subcommand(container: &str, name: &str) -> Special {
     match (container, name) {
         ("client", "reply") => Special::ClientReply,
+        ("script", "debug") => Special::Never(DEBUGGER),
         ("config", "set") => Special::ConfigSet,
         ("config", "rewrite") => Special::Never(SERVER),
         ("module", "load" | "loadex" | "unload") => Special::Never(SERVER),
@@ -179,6 +187,7 @@ mod tests {
         for (name, sub) in [
             ("MODULE", "LOAD"),
             ("CONFIG", "REWRITE"),
+            ("SCRIPT", "DEBUG"),
             ("CLUSTER", "FAILOVER"),
             ("CLUSTER", "RESET"),
             ("CLUSTER", "SETSLOT"),
@@ -195,6 +204,7 @@ mod tests {
     #[test]
     fn some_settings_stay_with_the_server() {
         assert!(is_kept_config(b"RequirePass") && is_kept_config(b"tls-port"));
+        assert!(is_kept_config(b"requirepass\0x") && is_kept_config(b"requirepass\0"));
         assert!(!is_kept_config(b"maxmemory-policy"));
         assert!(unknown_refusal(b"Cluster").is_some() && unknown_refusal(b"json.get").is_none());
     }
