@@ -146,6 +146,7 @@ impl Naming {
             Some(arn) => Some(arn.clone()),
             None if taken.contains(name.as_str()) => Some("a static database".to_owned()),
             None if says_where(name.as_str()) => Some("reserved for the resource that it names".to_owned()),
+            None if is_alias(name.as_str()) => Some("reserved for the database of that alias".to_owned()),
             None => None,
         }
     }
@@ -176,6 +177,15 @@ impl Naming {
         });
         Some(given)
     }
+}
+
+/// Whether a name has the form of an alias, `d-` and eight hex digits: a name comes before an alias, so whoever
+/// could ask for one would get the connections of another database.
+#[must_use]
+pub fn is_alias(name: &str) -> bool {
+    name.strip_prefix("d-").is_some_and(|rest| {
+        rest.len() == 8 && rest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    })
 }
 
 /// Whether a name has the form of a fallback, `<id>-<type>-<region>-<account>` with or without the reader's
@@ -257,6 +267,19 @@ mod tests {
             assign(&[squatter.clone(), home, abroad.clone()], &BTreeMap::new(), &BTreeSet::new(), HOME);
         assert_eq!(names(&naming, &abroad).0, "orders-elasticache-eu-west-1-210987654321");
         assert_eq!(names(&naming, &squatter).0, "squatter-elasticache-us-east-1-123456789012");
+    }
+
+    #[test]
+    fn nobody_can_ask_for_another_database_s_alias() {
+        let squatter = Claimant { asked: Some(name("d-0123abcd")), ..group("squatter", "us-east-1", HOME) };
+        let called = group("d-89abcdef", "us-east-1", HOME);
+        let like_one = group("d-89abcdeg", "us-east-1", HOME);
+        let all = [squatter.clone(), called.clone(), like_one.clone()];
+        let naming = assign(&all, &BTreeMap::new(), &BTreeSet::new(), HOME);
+        assert_eq!(names(&naming, &squatter).0, "squatter-elasticache-us-east-1-123456789012");
+        assert_eq!(names(&naming, &called).0, "d-89abcdef-elasticache-us-east-1-123456789012");
+        assert_eq!(names(&naming, &like_one).0, "d-89abcdeg");
+        assert_eq!(naming.conflicts.len(), 2);
     }
 
     #[test]

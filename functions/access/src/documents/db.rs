@@ -10,6 +10,7 @@ use keystile_model::document::{Document, StaticDatabaseSpec};
 use keystile_model::feed::Entity;
 use keystile_model::labels::{Labels, OWNED_KEYS};
 use keystile_model::name::DatabaseName;
+use keystile_model::naming::is_alias;
 use keystile_model::policy::NAME_KEPT_S;
 
 use super::{Reading, named, spec};
@@ -79,10 +80,7 @@ fn free(reading: &Reading<'_>, name: &DatabaseName) -> Result<(), Failure> {
             .why("a name stays with its resource while that exists and 30 days after")
             .next("choose another name"));
     }
-    let alias = name.as_str().strip_prefix("d-").is_some_and(|rest| {
-        rest.len() == 8 && rest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    });
-    if alias {
+    if is_alias(name.as_str()) {
         return Err(Failure::bad(format!("{name} has the shape of an alias: choose another name")));
     }
     Ok(())
