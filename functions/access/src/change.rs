@@ -81,9 +81,13 @@ pub(crate) fn has_editor(policy: &Policy, now: i64) -> bool {
         .into_iter()
         .filter(|user| {
             let subject = Subject { user: user.name.clone(), issued_at: None };
-            ["user", "role", "arn_rule"].iter().all(|resource| {
-                decide(policy, &subject, Asked::Administer { resource, verb: "update" }, now).is_allowed()
-            })
+            // Writing a document needs both verbs; a lock in force is judged along.
+            let may = |resource, verb| {
+                decide(policy, &subject, Asked::Administer { resource, verb }, now).is_allowed()
+            };
+            ["user", "role", "arn_rule"]
+                .iter()
+                .all(|resource| may(resource, "create") && may(resource, "update"))
         })
         .any(|user| {
             policy.arn_rules().any(|rule| {

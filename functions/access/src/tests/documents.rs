@@ -81,6 +81,16 @@ async fn the_last_editor_stays() {
             Some(document("user", "alice", json!({"roles": ["access"]}))),
         ),
         ("PUT", "/v1/documents/role/editor".to_owned(), Some(document("role", "editor", json!({})))),
+        // Who may update but not create can write no document at all.
+        (
+            "PUT",
+            "/v1/documents/role/editor".to_owned(),
+            Some(document(
+                "role",
+                "editor",
+                json!({"allow": {"rules": [{"resources": ["*"], "verbs": ["list", "read", "update"]}]}}),
+            )),
+        ),
         (
             "PUT",
             "/v1/documents/lock/all".to_owned(),
