@@ -114,7 +114,7 @@ impl Listener {
 }
 
 fn bind_socket(path: &Path) -> Result<Listener, Failure> {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     let refused =
         |why: String| Failure::failed(format!("socket {} cannot be opened", path.display())).why(why);
     // One that nobody listens on is left over from a tunnel that was killed.
@@ -123,10 +123,21 @@ fn bind_socket(path: &Path) -> Result<Listener, Failure> {
     {
         let _ = std::fs::remove_file(path);
     }
-    let listener = UnixListener::bind(path).map_err(|error| refused(error.to_string()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .map_err(|error| refused(error.to_string()))?;
-    Ok(Listener::Socket(listener, path.to_owned()))
+    // A socket is as open as the umask says from the moment it is bound: so it is bound in a folder of our
+    // own, closed, and only then linked to its place, where nothing may be yet.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let draft = parent.join(format!(".ks-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]));
+    let bound = std::fs::DirBuilder::new().mode(0o700).create(&draft).and_then(|()| {
+        let inner = draft.join("s");
+        let listener = UnixListener::bind(&inner)?;
+        std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::hard_link(&inner, path)?;
+        Ok(listener)
+    });
+    let _ = std::fs::remove_dir_all(&draft);
+    bound
+        .map(|listener| Listener::Socket(listener, path.to_owned()))
+        .map_err(|error| refused(error.to_string()))
 }
 
 fn announce(
@@ -164,7 +175,11 @@ fn announce(
             context.output.write(format!("{place} -> {database} ({db_user})  {guard}\n"))?;
         }
     }
-    say("The password is for this tunnel only. Ctrl-C closes it.");
+    if password.is_some() {
+        say("The password is for this tunnel only. Ctrl-C closes it.");
+    } else {
+        say("Everybody on this machine can use it. Ctrl-C closes it.");
+    }
     Ok(())
 }
 
@@ -227,4 +242,30 @@ fn made_up_password() -> Result<SecretString, Failure> {
 
 fn listen_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::failed("signals cannot be heard").why(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_for_its_owner_and_takes_nobody_s_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tunnel.sock");
+        let Ok(Listener::Socket(first, _)) = bind_socket(&path) else { panic!("no socket") };
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        // It is in use, so another tunnel is refused; once it is abandoned its place is taken.
+        let (client, accepted) = tokio::join!(tokio::net::UnixStream::connect(&path), first.accept());
+        assert!(client.is_ok() && accepted.is_ok());
+        assert!(bind_socket(&path).is_err());
+        drop(first);
+        assert!(bind_socket(&path).is_ok());
+        let file = folder.path().join("file");
+        std::fs::write(&file, "mine").unwrap();
+        assert!(bind_socket(&file).is_err());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+    }
 }

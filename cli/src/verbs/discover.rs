@@ -2,6 +2,7 @@
 
 use http::Method;
 use keystile_api::DiscoverRequest;
+use keystile_model::report::DiscoveryReport;
 use serde_json::Value;
 
 use crate::access::{Access, RUN};
@@ -9,11 +10,11 @@ use crate::args::Discover;
 use crate::context::{Context, wait};
 use crate::failure::Failure;
 use crate::output::yaml;
-use crate::verbs::documents;
+use crate::verbs::{documents, report};
 
 /// Runs `discover …`.
 pub(crate) fn run(context: &Context, verb: Discover) -> Result<(), Failure> {
-    let report: Value = match verb {
+    let answer: Value = match verb {
         Discover::Run { dry_run, matchers } => {
             let matchers = matchers.map(|file| documents::read(&file)).transpose()?;
             let request = DiscoverRequest { dry_run, matchers };
@@ -24,7 +25,10 @@ pub(crate) fn run(context: &Context, verb: Discover) -> Result<(), Failure> {
         }
         Discover::Status => wait(async { Access::open(context).await?.get("/v1/discover/status").await })?,
     };
-    // Before the first run there is none; anything but an object would be one of a newer shape.
-    let text = yaml(&report)?;
-    context.output.emit(&report, || text)
+    // A report of a newer control plane may not fit: its YAML is still readable.
+    let text = match serde_json::from_value::<DiscoveryReport>(answer.clone()) {
+        Ok(known) => report::render(&known, context.output.bold),
+        Err(_) => yaml(&answer)?,
+    };
+    context.output.emit(&answer, || text)
 }

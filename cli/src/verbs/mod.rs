@@ -10,6 +10,7 @@ mod documents;
 mod locks;
 mod login;
 mod proxy;
+mod report;
 mod roles;
 mod users;
 

@@ -9,7 +9,7 @@ use crate::database::DatabaseKind;
 pub const MAX_STORED_BYTES: usize = 300 * 1024;
 
 /// Whom a scope asks: one account, region and type.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ScopeId {
     /// Twelve digits; empty where it could not be told.
     pub account: String,
@@ -28,7 +28,7 @@ impl std::fmt::Display for ScopeId {
 }
 
 /// A resource that gives no database, and why.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Skipped {
     /// The resource's own id.
     pub name: String,
@@ -47,7 +47,7 @@ pub struct Skipped {
 }
 
 /// How one scope went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScopeReport {
     /// Which.
     #[serde(flatten)]
@@ -75,7 +75,7 @@ pub struct ScopeReport {
 }
 
 /// One database that the plan touches.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Planned {
     /// The database's name; of a db user, its ARN.
     pub name: String,
