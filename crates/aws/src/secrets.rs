@@ -35,12 +35,13 @@ pub enum SecretError {
 /// # Errors
 /// [`SecretError`], which never shows what the secret holds.
 pub async fn read_pem_pair(config: &SdkConfig, secret: &str) -> Result<PemPair, SecretError> {
-    let answer = Client::new(config).get_secret_value().secret_id(secret).send().await.map_err(|error| {
-        match error.code() {
+    let answer =
+        Client::new(config).get_secret_value().secret_id(secret).send().await.map_err(|error| match error
+            .code()
+        {
             None | Some("ThrottlingException" | "InternalServiceError") => SecretError::Unavailable,
             Some(code) => SecretError::Refused(code.to_owned()),
-        }
-    })?;
+        })?;
     parse(answer.secret_string().unwrap_or_default())
 }
 
