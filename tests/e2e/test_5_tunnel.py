@@ -5,11 +5,10 @@ import os
 import signal
 import socket
 import subprocess
-import time
 
+import conftest
 import pytest
 import redis
-from conftest import until
 
 
 class Tunnel:
@@ -67,15 +66,17 @@ def test_http_is_closed(world):
         assert b"+OK" not in data and b"NOPERM" not in data
 
 
-def test_valkey_cli(world):
-    binary = next((p for p in (world["KEYSTILE_BIN"],) if False), None)
-    import conftest
-    tools = list((conftest.LOCAL / "pkgs").rglob("valkey-cli"))
-    if not tools:
-        pytest.skip("no valkey-cli among the packages")
+@pytest.mark.parametrize("client", ["valkey-cli", "redis-cli"])
+def test_stock_command_lines(world, client):
+    tool = conftest.LOCAL / "pkgs/usr/bin" / client
+    if not tool.exists():
+        pytest.skip(f"no {client} among this distribution's packages")
     with Tunnel(world, "alice", "orders", "--db-user", "iam-ro", "--no-password") as tunnel:
-        done = subprocess.run([tools[0], "-p", str(tunnel.port), "PING"], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([tool, "-p", str(tunnel.port), "PING"], capture_output=True, text=True, timeout=20)
         assert done.stdout.strip() == "PONG", done
+    path = f"{conftest.LOCAL / 'pkgs/usr/bin'}:{os.environ['PATH']}"
+    done = world.run("alice", "db", "connect", "orders", "--db-user", "iam-ro", "--", "ACL", "WHOAMI", KEYSTILE_CLIENT=client, PATH=path)
+    assert done.stdout.strip().strip('"') == "iam-ro", done.stderr
 
 
 def test_without_a_tunnel_it_prints_paths_and_ends(world):

@@ -84,16 +84,47 @@ def test_the_cache_dies_during_a_session(world):
     until(lambda: world.run("alice", "db", "connect", "carts", "--db-user", "iam-ro", "--", "PING").returncode == 0, 60, "carts again")
 
 
+def restart_proxy_2(world):
+    subprocess.run([conftest.ROOT / "target/release/keystile-world", "restart-proxy", "2"], check=True, timeout=60)
+    world.env = conftest.read_env()
+
+
+def test_a_killed_proxy_takes_its_own_sessions_only(world):
+    route = world.route("alice", "orders", "iam-ro")
+    other = world.redis("alice", "orders", "iam-ro")
+    assert other.ping()
+    sock = world.socket(route, route["server_name"], world["KEYSTILE_PROXY2_ADDR"])
+    sock.sendall(command("PING"))
+    assert lines(sock, 1) == ["+PONG"]
+    os.kill(int(world["KEYSTILE_PROXY2_PID"]), signal.SIGKILL)
+    try:
+        assert sock.recv(10) == b""
+    except OSError:
+        pass
+    assert other.ping()
+    restart_proxy_2(world)
+
+    def served():
+        again = world.socket(route, route["server_name"], world["KEYSTILE_PROXY2_ADDR"])
+        again.sendall(command("PING"))
+        return lines(again, 1) == ["+PONG"]
+
+    until(served, 20, "the second proxy")
+
+
 def test_sigterm_drains_the_proxy(world):
-    """The second proxy: readiness fails, nothing new is taken, the audit is whole; then it is started again."""
+    """The second proxy: nothing new is taken, the live session is told and ends, the audit is whole."""
     route = world.route("alice", "orders", "iam-ro")
     since = world.audit_length()
-    sock = world.socket(route, route["server_name"], world["KEYSTILE_PROXY2_ADDR"])
+    sock = world.socket(route, route["server_name"], world["KEYSTILE_PROXY2_ADDR"], timeout=150)
     sock.sendall(command("PING"))
     assert lines(sock, 1) == ["+PONG"]
     os.kill(int(world["KEYSTILE_PROXY2_PID"]), signal.SIGTERM)
     time.sleep(0.5)
     with pytest.raises(OSError):
         world.socket(route, route["server_name"], world["KEYSTILE_PROXY2_ADDR"], timeout=3).recv(1)
+    sock.sendall(command("PING"))
+    assert lines(sock, 1) == ["+PONG"], "a live session goes on while it drains"
     sock.close()
     until(lambda: any(e["event"] == "db.session.end" and e["user"] == "alice" for e in world.audit(since)), 30, "the end in the audit")
+    restart_proxy_2(world)

@@ -42,6 +42,12 @@ enum Verb {
         /// The node.
         node: String,
     },
+    /// End a proxy, 1 or 2, and start it again.
+    RestartProxy {
+        /// Which.
+        #[arg(value_parser = clap::value_parser!(u8).range(1..=2))]
+        number: u8,
+    },
     /// The front: every AWS service at one address (started by `up`).
     #[command(hide = true)]
     Front(FrontArguments),
@@ -98,6 +104,11 @@ async fn run(verb: Verb) -> Result<()> {
         Verb::Ps => list(&paths),
         Verb::Packages => Packages::fetch(&paths.repository, &paths.packages),
         Verb::RestartNode { node } => restart(&paths, &node).await,
+        Verb::RestartProxy { number } => {
+            let running = keystile_world::world::proxies::restart(&paths, usize::from(number)).await?;
+            say(&format!("{} runs as pid {}", running.spec.name, running.pid));
+            Ok(())
+        }
         Verb::Front(arguments) => front_command(arguments).await,
         Verb::Invoke(arguments) => anyhow::bail!("{} ran without its exit code", arguments.function),
         Verb::Schedules { invoke } => {

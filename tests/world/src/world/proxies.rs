@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::net::TcpStream;
 
-use super::paths::Paths;
+use super::paths::{Paths, replace_file};
 use super::process::{Running, Spec, stop};
 
 /// How long a proxy may take to listen.
@@ -49,14 +49,48 @@ pub async fn start(
     Ok(running)
 }
 
-/// Ends a proxy, if it runs, and starts it again as it was started before.
+/// Ends a proxy, if it runs, starts it again as it was started before, and writes its new pid to the
+/// environment that clients source.
 ///
 /// # Errors
 /// When it was never started, or does not come back.
-pub async fn restart(paths: &Paths, number: usize, port: u16) -> Result<Running> {
+pub async fn restart(paths: &Paths, number: usize) -> Result<Running> {
     let before = Running::find(paths, &name(number))
         .with_context(|| format!("{} was not started by this world", name(number)))?;
     let environment = before.spec.environment.clone();
+    let listen = environment.get("KEYSTILE_LISTEN").and_then(|listen| listen.rsplit_once(':'));
+    let port = listen.and_then(|(_, port)| port.parse().ok()).context("its port is not known")?;
     stop(paths, &[before], DRAIN).await;
-    start(paths, number, port, environment).await
+    let running = start(paths, number, port, environment).await?;
+    let written = std::fs::read_to_string(paths.env()).unwrap_or_default();
+    replace_file(&paths.env(), with_pid(&written, number, running.pid).as_bytes())?;
+    Ok(running)
+}
+
+/// The name of the variable that holds a proxy's address, pid and so on, without what follows `_`.
+#[must_use]
+pub fn variable(number: usize) -> String {
+    if number == 1 { "KEYSTILE_PROXY".to_owned() } else { format!("KEYSTILE_PROXY{number}") }
+}
+
+fn with_pid(written: &str, number: usize, pid: u32) -> String {
+    let name = format!("export {}_PID=", variable(number));
+    written
+        .lines()
+        .map(|line| if line.starts_with(&name) { format!("{name}{pid}\n") } else { format!("{line}\n") })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_pid_of_that_proxy_changes() {
+        let before = "export KEYSTILE_PROXY_PID=1\nexport KEYSTILE_PROXY2_PID=2\nexport A=b\n";
+        assert_eq!(
+            with_pid(before, 2, 7),
+            "export KEYSTILE_PROXY_PID=1\nexport KEYSTILE_PROXY2_PID=7\nexport A=b\n"
+        );
+    }
 }
