@@ -114,12 +114,15 @@ impl Listener {
 }
 
 fn bind_socket(path: &Path) -> Result<Listener, Failure> {
-    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
     let refused =
         |why: String| Failure::failed(format!("socket {} cannot be opened", path.display())).why(why);
-    // One that nobody listens on is left over from a tunnel that was killed.
-    if std::os::unix::net::UnixStream::connect(path)
-        .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+    // One that nobody listens on is left over from a tunnel that was killed. A plain file refuses a
+    // connection too, and is not ours to remove.
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|facts| facts.file_type().is_socket());
+    if is_socket
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
     {
         let _ = std::fs::remove_file(path);
     }
