@@ -55,6 +55,10 @@ fn remark(body: &RoleSpec, warnings: &mut Vec<String>) -> Result<(), Failure> {
         return Err(Failure::bad("deny.db_users holds a template, and templates are not filled in yet")
             .why("the deny would match nobody"));
     }
+    if let Some((key, _)) = body.deny.db_labels.iter().find(|(_, values)| values.values().is_empty()) {
+        return Err(Failure::bad(format!("deny.db_labels: {key:?} has no values"))
+            .why("no database has a label of no value, so the deny would match nothing"));
+    }
     if body.allow.db_users.iter().any(|text| text.contains("{{")) {
         warnings.push("allow.db_users: templates are not filled in yet and match nobody".to_owned());
     }

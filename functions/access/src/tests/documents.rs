@@ -277,6 +277,8 @@ async fn teleports_roles_load_and_say_what_is_lost() {
     assert_eq!(status, 400);
     let (status, _) = put("x", json!({"deny": {"db_users": ["{{external.x}}"]}})).await;
     assert_eq!(status, 400);
+    let (status, answer) = put("x", json!({"deny": {"db_labels": {"env": []}}})).await;
+    assert_eq!(status, 400, "a deny that matches nothing: {answer}");
     // Ours is strict.
     let error = world.put_refused(400, "role", "x", json!({"allow": {"logins": ["root"]}})).await;
     assert!(error["why"].as_str().unwrap().contains("logins"), "{error}");
