@@ -18,15 +18,20 @@ use crate::audit::{Sink, Writer};
 use crate::clock::{CoarseClock, unix_ms};
 use crate::config::Config;
 use crate::connection;
+use crate::failed_sign_ins::FailedSignIns;
+use crate::logins::Logins;
 use crate::metrics::Metrics;
 use crate::session::handle::{Cut, CutKind};
 use crate::sessions::{Overseer, Sessions};
+use crate::throttle::Throttle;
 use crate::tls::{self, ClientVerifier, HostCertificate, PemSecrets};
 use crate::upstream::tls::CacheTls;
 use crate::upstream::{Dialer, Tokens};
 
 /// How long sessions may take to end once they were told to.
 const LAST_MOMENTS: Duration = Duration::from_secs(5);
+/// Connections over the limit that are told so at a time; those beyond are closed without a word.
+const MOST_TURNED_AWAY: usize = 64;
 /// The pause after a failed accept: the process may be out of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -52,6 +57,12 @@ pub struct Shared {
     pub dialer: Dialer,
     /// The live sessions.
     pub sessions: Arc<Sessions>,
+    /// What happens to sign-ins to caches.
+    pub logins: Logins,
+    /// What addresses fail to sign in.
+    pub failed_sign_ins: FailedSignIns,
+    /// Log lines about limits.
+    pub limit_log: Throttle,
     /// Audit.
     pub sink: Sink,
     /// Metrics.
@@ -127,6 +138,9 @@ impl App {
             verifier,
             dialer,
             sessions: Arc::default(),
+            logins: Logins::default(),
+            failed_sign_ins: FailedSignIns::new(config.failed_sign_ins_per_minute),
+            limit_log: Throttle::new(30),
             sink,
             metrics,
             draining: AtomicBool::new(false),
@@ -171,7 +185,7 @@ impl App {
             Arc::clone(&shared.clock),
             Arc::clone(&shared.metrics),
         ));
-        background.spawn(crate::health::run(Arc::clone(&shared), runtime));
+        background.spawn(crate::health::run(Arc::clone(&shared), Arc::clone(&runtime)));
         tracing::info!(address = %shared.config.listen, id = %shared.proxy_id, "the proxy listens");
         tokio::select! {
             () = accept_all(&shared, &listener) => {}
@@ -181,6 +195,7 @@ impl App {
         drop(listener);
         drain(&shared).await;
         background.shutdown().await;
+        crate::health::leave(&shared, &*runtime).await;
         tokio::task::spawn_blocking(move || writer.finish())
             .await
             .context("writing the last of the audit")?;
@@ -203,18 +218,36 @@ fn overseer(shared: &Shared) -> Overseer {
 
 async fn accept_all(shared: &Arc<Shared>, listener: &TcpListener) {
     let places = Arc::new(Semaphore::new(shared.config.max_connections));
+    let farewells = Arc::new(Semaphore::new(MOST_TURNED_AWAY));
+    let failed = Throttle::new(30);
     loop {
         let (tcp, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                if let Some(times) = failed.tell(unix_ms(shared.clock.now())) {
+                    tracing::error!(
+                        %error,
+                        times,
+                        open = shared.metrics.connections_open.value(),
+                        "cannot accept connections: if it is 'too many open files', raise the task's nofile \
+                         limit or lower KEYSTILE_MAX_CONNECTIONS"
+                    );
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         shared.metrics.connections.add(1);
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            shared.metrics.refusals.add("limit");
+            if let Ok(place) = Arc::clone(&farewells).try_acquire_owned() {
+                let shared = Arc::clone(shared);
+                tokio::spawn(async move {
+                    let _place = place;
+                    connection::turn_away(&shared, tcp, remote).await;
+                });
+            } else {
+                connection::note_limit(shared, "proxy", "");
+            }
             continue;
         };
         let shared = Arc::clone(shared);

@@ -67,6 +67,15 @@ pub struct Config {
     pub dial_timeout: Duration,
     /// `KEYSTILE_MAX_CONNECTIONS`: connections of clients at a time, default 20,000, 1 to 1,000,000.
     pub max_connections: usize,
+    /// `KEYSTILE_MAX_CONNECTIONS_PER_USER`: sessions of one user at a time, default 10,000, 1 to 1,000,000. Roles
+    /// may allow less (`max_connections`).
+    pub max_connections_per_user: usize,
+    /// `KEYSTILE_MAX_CONNECTIONS_PER_DATABASE`: sessions to one database at a time, default 10,000, 1 to
+    /// 1,000,000. A cache takes 65,000 from everybody.
+    pub max_connections_per_database: usize,
+    /// `KEYSTILE_FAILED_SIGN_INS_PER_MINUTE`: failed sign-ins of one address (a /64 with IPv6) that are heard out
+    /// and audited, default 60, 1 to 100,000. Those beyond are told to wait and only counted.
+    pub failed_sign_ins_per_minute: u32,
     /// `KEYSTILE_SUMMARY_S`: how often a session's counts are written to the audit, default 60 s, 1 to 3,600.
     pub summary_interval: Duration,
     /// `KEYSTILE_HEALTH_INTERVAL_S`: how often a database is probed, default 30 s, 1 to 3,600; 0 switches
@@ -80,7 +89,7 @@ pub struct Config {
 const HOST_CERT_FILE: &str = "KEYSTILE_HOST_CERT_FILE";
 const HOST_KEY_FILE: &str = "KEYSTILE_HOST_KEY_FILE";
 const HOST_CERT_SECRET: &str = "KEYSTILE_HOST_CERT_SECRET";
-const SECONDS: &str = "a number of seconds within its limits";
+const NUMBER: &str = "a whole number within its limits";
 
 impl Config {
     /// Reads the process's environment.
@@ -110,11 +119,14 @@ impl Config {
             None => Ok(default),
             Some(value) => match value.parse::<u64>() {
                 Ok(number) if (least..=most).contains(&number) => Ok(number),
-                _ => Err(ConfigError::Invalid { name, value, expected: SECONDS }),
+                _ => Err(ConfigError::Invalid { name, value, expected: NUMBER }),
             },
         };
         let seconds =
             |name, default, least, most| number(name, default, least, most).map(Duration::from_secs);
+        let count = |name, default| {
+            number(name, default, 1, 1_000_000).map(|most| usize::try_from(most).unwrap_or(usize::MAX))
+        };
         let listen = address("KEYSTILE_LISTEN", "0.0.0.0:6379")?;
         Ok(Self {
             listen,
@@ -137,8 +149,16 @@ impl Config {
             handshake_timeout: seconds("KEYSTILE_HANDSHAKE_TIMEOUT_S", 10, 1, 120)?,
             auth_timeout: seconds("KEYSTILE_AUTH_TIMEOUT_S", 30, 1, 600)?,
             dial_timeout: seconds("KEYSTILE_DIAL_TIMEOUT_S", 5, 1, 60)?,
-            max_connections: usize::try_from(number("KEYSTILE_MAX_CONNECTIONS", 20_000, 1, 1_000_000)?)
-                .unwrap_or(usize::MAX),
+            max_connections: count("KEYSTILE_MAX_CONNECTIONS", 20_000)?,
+            max_connections_per_user: count("KEYSTILE_MAX_CONNECTIONS_PER_USER", 10_000)?,
+            max_connections_per_database: count("KEYSTILE_MAX_CONNECTIONS_PER_DATABASE", 10_000)?,
+            failed_sign_ins_per_minute: u32::try_from(number(
+                "KEYSTILE_FAILED_SIGN_INS_PER_MINUTE",
+                60,
+                1,
+                100_000,
+            )?)
+            .unwrap_or(u32::MAX),
             summary_interval: seconds("KEYSTILE_SUMMARY_S", 60, 1, 3_600)?,
             health_interval: seconds("KEYSTILE_HEALTH_INTERVAL_S", 30, 0, 3_600)?,
             proxy_protocol: networks("KEYSTILE_PROXY_PROTOCOL", text("KEYSTILE_PROXY_PROTOCOL"))?,
@@ -225,6 +245,8 @@ mod tests {
             ("KEYSTILE_LISTEN", "nowhere"),
             ("KEYSTILE_ALLOW_LOOPBACK", "yes"),
             ("KEYSTILE_DRAIN_S", "-1"),
+            ("KEYSTILE_MAX_CONNECTIONS_PER_USER", "0"),
+            ("KEYSTILE_FAILED_SIGN_INS_PER_MINUTE", "many"),
             ("KEYSTILE_IAM_LIFE_S", "1"),
             ("KEYSTILE_PROXY_PROTOCOL", "10.0.0.1"),
         ] {

@@ -29,7 +29,7 @@ use crate::session::handle::Handle;
 use crate::session::journal::Journal;
 use crate::session::leg::Leg;
 use crate::session::{Parts, Session, SignIn, Standing};
-use crate::sessions::Live;
+use crate::sessions::{Live, Most, NoPlace};
 use crate::upstream::{self, host_rule};
 
 /// How long a refused client's first command is waited for.
@@ -68,23 +68,18 @@ async fn begin(
     shared: &Arc<Shared>,
     mut tcp: TcpStream,
     remote: SocketAddr,
-) -> Option<(uuid::Uuid, Session)> {
+) -> Option<(uuid::Uuid, Box<Session>)> {
     upstream::tune(&tcp);
     let remote = told_address(shared, &mut tcp, remote).await?;
     // Without a policy no certificate could be verified in the handshake; it must be before it counts.
     let cold = shared.policy.borrow().policy.is_none();
-    let mut client = handshake(shared, tcp).await?;
-    let mut facts = Facts::new(
-        Arc::clone(&shared.clock),
-        Arc::clone(&shared.deployment),
-        Arc::clone(&shared.proxy_id),
-        remote.to_string(),
-    );
+    let mut facts = facts(shared, remote);
+    let mut client = handshake(shared, tcp, &mut facts, remote).await?;
     let mut preamble = Preamble::default();
     match establish(shared, &mut client, &mut preamble, &mut facts, cold).await {
         Ok(ready) => Some(start(shared, client, preamble, facts, ready)),
         Err(NoSession::Refused(refusal)) => {
-            refuse(shared, &mut client, preamble, &mut facts, &refusal).await;
+            refuse(shared, &mut client, preamble, &mut facts, refusal, remote).await;
             None
         }
         Err(NoSession::Quit) => {
@@ -94,6 +89,46 @@ async fn begin(
         }
         Err(NoSession::Left) => None,
     }
+}
+
+/// Tells a client that the proxy has as many connections as it may. Nobody asks who it is.
+pub async fn turn_away(shared: &Arc<Shared>, mut tcp: TcpStream, remote: SocketAddr) {
+    note_limit(shared, "proxy", "");
+    upstream::tune(&tcp);
+    let Some(remote) = told_address(shared, &mut tcp, remote).await else { return };
+    let Some(mut client) = handshake(shared, tcp, &mut facts(shared, remote), remote).await else { return };
+    let refusal = Refusal::Limit {
+        limit: "proxy",
+        text: format!(
+            "this proxy has {} connections, the most that it takes (KEYSTILE_MAX_CONNECTIONS): try again in a \
+             moment, and close connections that you do not need",
+            shared.config.max_connections
+        ),
+    };
+    say(&mut client, Preamble::default(), &refusal).await;
+}
+
+/// Counts a connection that a limit turned away, and tells of it now and then.
+pub fn note_limit(shared: &Shared, limit: &'static str, who: &str) {
+    shared.metrics.limits.add(limit);
+    shared.metrics.refusals.add("limit");
+    if let Some(times) = shared.limit_log.tell(unix_ms(shared.clock.now())) {
+        tracing::warn!(
+            limit,
+            who,
+            times,
+            "limits turn clients away: see keystile_limit_refusals_total for which, and docs/RUNBOOK.md"
+        );
+    }
+}
+
+fn facts(shared: &Shared, remote: SocketAddr) -> Facts {
+    Facts::new(
+        Arc::clone(&shared.clock),
+        Arc::clone(&shared.deployment),
+        Arc::clone(&shared.proxy_id),
+        remote.to_string(),
+    )
 }
 
 /// The client's address: what a load balancer of ours says, else the one that is seen.
@@ -112,13 +147,21 @@ async fn told_address(shared: &Shared, tcp: &mut TcpStream, seen: SocketAddr) ->
     }
 }
 
-async fn handshake(shared: &Shared, tcp: TcpStream) -> Option<Leg> {
+async fn handshake(shared: &Shared, tcp: TcpStream, facts: &mut Facts, remote: SocketAddr) -> Option<Leg> {
     let acceptor = TlsAcceptor::from(Arc::clone(&shared.tls));
     let stream = match timeout(shared.config.handshake_timeout, acceptor.accept(tcp)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             shared.metrics.handshakes.add("failed");
-            tracing::debug!(%error, "a client's TLS handshake failed");
+            tracing::debug!(%error, %remote, "a client's TLS handshake failed");
+            if let Some(rustls::Error::InvalidCertificate(fault)) =
+                error.get_ref().and_then(|inner| inner.downcast_ref())
+            {
+                // TLS has closed the connection with an alert: there is nobody to tell, but it is written down.
+                let refusal = Refusal::Certificate(format!("the client certificate does not count: {fault}"));
+                let refusal = judged_by_source(shared, refusal, remote);
+                note_refusal(shared, facts, &refusal);
+            }
             return None;
         }
         Err(_) => {
@@ -174,7 +217,14 @@ async fn establish(
     reserve(shared, facts, &admission, &identity, &handle)?;
     let ready = async {
         let server =
-            shared.dialer.dial(&admission.database, &admission.db_user, admission.plan, &networks).await?;
+            shared.dialer.dial(&admission.database, &admission.db_user, admission.plan, &networks).await;
+        let name = admission.database.name.as_str();
+        match &server {
+            Ok(_) => shared.logins.succeeded(name),
+            Err(refusal) if refusal.is_of_the_cache() => shared.logins.failed(name, &refusal.to_string()),
+            Err(_) => {}
+        }
+        let server = server?;
         still_allowed(shared, &policy, &admission, &identity)?;
         Ok(server)
     };
@@ -204,11 +254,37 @@ fn reserve(
         grant: Arc::new(admission.grant.clone()),
         gate: Arc::clone(&admission.gate),
     };
-    shared.sessions.add(facts.sid(), live).map_err(|has| {
-        Refusal::Limit(format!(
-            "{} has {has} connections on this proxy, the most that its roles allow (max_connections): close one",
-            identity.user
-        ))
+    let most = Most {
+        per_user: shared.config.max_connections_per_user,
+        per_database: shared.config.max_connections_per_database,
+    };
+    shared.sessions.add(facts.sid(), live, most).map_err(|no_place| {
+        let user = &identity.user;
+        let (limit, text) = match no_place {
+            NoPlace::Roles(has) => (
+                "user",
+                format!(
+                    "{user} has {has} connections on this proxy, the most that its roles allow \
+                     (max_connections): close one"
+                ),
+            ),
+            NoPlace::User(has) => (
+                "user",
+                format!(
+                    "{user} has {has} connections on this proxy, the most that it takes of one user \
+                     (KEYSTILE_MAX_CONNECTIONS_PER_USER): close one"
+                ),
+            ),
+            NoPlace::Database(has) => (
+                "database",
+                format!(
+                    "{} has {has} connections through this proxy, the most that it opens to one database \
+                     (KEYSTILE_MAX_CONNECTIONS_PER_DATABASE): close one, or try again in a moment",
+                    admission.database.name
+                ),
+            ),
+        };
+        Refusal::Limit { limit, text }
     })
 }
 
@@ -328,7 +404,7 @@ fn start(
     preamble: Preamble,
     mut facts: Facts,
     ready: Ready,
-) -> (uuid::Uuid, Session) {
+) -> (uuid::Uuid, Box<Session>) {
     let Ready { server, admission, identity, handle } = ready;
     let sid = facts.sid();
     let mut event = facts.event(EventKind::SessionStart, true);
@@ -361,21 +437,64 @@ fn start(
     (sid, session)
 }
 
-/// Says why, once the client has asked anything, and closes so that it arrives.
+/// Writes a refusal down, says why, and closes so that it arrives.
 async fn refuse(
     shared: &Shared,
     client: &mut Leg,
-    mut preamble: Preamble,
+    preamble: Preamble,
     facts: &mut Facts,
-    refusal: &Refusal,
+    refusal: Refusal,
+    remote: SocketAddr,
 ) {
-    shared.metrics.refusals.add(refusal.kind());
+    let refusal = judged_by_source(shared, refusal, remote);
+    note_refusal(shared, facts, &refusal);
+    say(client, preamble, &refusal).await;
+}
+
+/// A failed sign-in of an address that fails too often becomes a refusal of its own.
+fn judged_by_source(shared: &Shared, refusal: Refusal, remote: SocketAddr) -> Refusal {
+    if !refusal.is_failed_sign_in() {
+        return refusal;
+    }
+    let Err(wait_s) = shared.failed_sign_ins.fail(remote.ip(), unix_ms(shared.clock.now())) else {
+        return refusal;
+    };
+    Refusal::Limit {
+        limit: "failed_sign_ins",
+        text: format!(
+            "too many failed sign-ins from {} (more than {} a minute): wait {wait_s} s; the last one failed \
+             because: {refusal}",
+            remote.ip(),
+            shared.config.failed_sign_ins_per_minute
+        ),
+    }
+}
+
+fn note_refusal(shared: &Shared, facts: &mut Facts, refusal: &Refusal) {
+    tracing::debug!(user = %facts.user, kind = refusal.kind(), %refusal, "refused a client");
+    if let Refusal::Limit { limit, .. } = refusal {
+        let who = match *limit {
+            "failed_sign_ins" => facts.remote.clone(),
+            "database" => facts.database.as_ref().map(|known| known.name.to_string()).unwrap_or_default(),
+            _ => facts.user.clone(),
+        };
+        note_limit(shared, limit, &who);
+        if *limit == "failed_sign_ins" {
+            // Its own failures fill the audit up to the limit, and no further.
+            return;
+        }
+    } else {
+        shared.metrics.refusals.add(refusal.kind());
+    }
     let mut event = facts.event(EventKind::SessionStart, false);
     event.error = refusal.kind().to_owned();
     event.message = refusal.to_string();
     event.rule = refusal.rule().to_owned();
     shared.sink.send(event);
-    tracing::debug!(user = %facts.user, kind = refusal.kind(), %refusal, "refused a client");
+}
+
+/// Says why, once the client has asked anything, and closes so that it arrives.
+async fn say(client: &mut Leg, mut preamble: Preamble, refusal: &Refusal) {
     let _ = timeout(FIRST_WORDS, preamble.any(client)).await;
     if client.write(&refusal.line()).is_ok() {
         let _ = timeout(FAREWELL, client.shut()).await;

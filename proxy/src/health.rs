@@ -2,10 +2,11 @@
 //!
 //! Probed are the databases in use and an owned share of the others: those whose name hashes to this proxy.
 //! A probe is TCP, TLS with its name, and PING without AUTH; any answer to that, refusals too, means alive.
+//! Sign-ins of real clients are counted in: a cache that answers and lets nobody in is `degraded`.
 //! Only a change of state is told at once; everything else waits for the next heartbeat.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keystile_model::database::Database;
@@ -13,79 +14,212 @@ use keystile_model::policy::Policy;
 use keystile_model::runtime::{HealthState, ProxyHeartbeat, TargetHealth, proxies};
 use keystile_model::store::{RuntimeKey, RuntimeStore};
 use keystile_resp::reply::Kind;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::app::Shared;
+use crate::clock::unix_ms;
+use crate::logins::Tally;
+use crate::throttle::Throttle;
 use crate::upstream::ask;
 
 /// How often a heartbeat is written.
 const BEAT_EVERY: Duration = Duration::from_secs(15);
+/// The shortest pause between two heartbeats, however many databases change.
+const BEAT_PAUSE: Duration = Duration::from_secs(1);
 /// How long a heartbeat stays in the table after it was written, in seconds. Readers call it gone after 60.
 const BEAT_KEPT_S: i64 = 300;
+/// How long the last heartbeat may take to be removed.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// Probes in a row that fail before a database that answered counts as unreachable; the first such is
 /// `degraded`.
 const FAILURES: u32 = 2;
+/// Sign-ins in a row of looks that fail, without one that succeeds, before a database counts as `degraded`: one
+/// may be a single user's missing right.
+const FAILED_LOGINS: u64 = 2;
+/// How long a failed sign-in is held against a database to which nobody tries again, in seconds.
+const LOGINS_FORGOTTEN_S: i64 = 300;
 /// Probes at a time.
 const AT_ONCE: usize = 16;
 /// Most of the other databases that one proxy probes in a round.
 const MOST_OTHERS: usize = 500;
-/// Heartbeats of this many databases fit an item of the table.
-const MOST_TOLD: usize = 2_000;
+/// Bytes of health that a heartbeat carries at most: an item of the table holds 350 KB.
+const MOST_TOLD: usize = 300_000;
+/// Longest reason that a heartbeat carries, in characters.
+const MOST_REASON: usize = 200;
 
 /// What is known of one database.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Seen {
     health: TargetHealth,
+    /// Probes in a row that failed.
     failures: u32,
+    /// What the last probe said of a failure.
+    probe_reason: String,
+    /// Sign-ins that failed since one succeeded, when the last did, and why.
+    logins_failed: u64,
+    login_failed_at: i64,
+    login_reason: String,
 }
 
-/// Takes a probe in. True where the state changed.
-fn take(seen: &mut BTreeMap<String, Seen>, name: &str, outcome: Result<(), String>, now: i64) -> bool {
-    let before = seen.get(name);
-    let failures = if outcome.is_ok() { 0 } else { before.map_or(0, |seen| seen.failures).saturating_add(1) };
-    let known = before.map(|seen| seen.health.state);
-    let state = match (&outcome, known) {
-        (Ok(()), _) => HealthState::Ok,
-        // The first look decides at once; one that answered before gets a second chance.
-        (Err(_), Some(HealthState::Ok)) if failures < FAILURES => HealthState::Degraded,
-        (Err(_), Some(HealthState::Degraded)) if failures < FAILURES => HealthState::Degraded,
-        (Err(_), _) => HealthState::Unreachable,
-    };
-    let changed = known != Some(state);
-    let since = before.filter(|_| !changed).map_or(now, |seen| seen.health.since);
-    let reason = outcome.err().unwrap_or_default();
-    seen.insert(name.to_owned(), Seen { health: TargetHealth { state, reason, since }, failures });
-    changed
-}
+impl Seen {
+    /// Takes a probe in. True where the state changed.
+    fn probed(&mut self, outcome: Result<(), String>, now: i64) -> bool {
+        let first = self.health.state == HealthState::Unknown;
+        match outcome {
+            Ok(()) => self.failures = 0,
+            Err(reason) => {
+                // The first look decides at once; one that answered before gets a second chance.
+                self.failures = if first { FAILURES } else { self.failures.saturating_add(1) };
+                self.probe_reason = reason;
+            }
+        }
+        self.judge(now)
+    }
 
-/// Runs for ever.
-pub async fn run(shared: Arc<Shared>, runtime: Arc<dyn RuntimeStore>) {
-    let started_at = shared.clock.now().unix_timestamp();
-    let mut seen = BTreeMap::new();
-    let mut probe_at = tokio::time::Instant::now();
-    let mut beat_at = probe_at;
-    loop {
-        let now = tokio::time::Instant::now();
-        let mut changed = false;
-        if !shared.config.health_interval.is_zero() && now >= probe_at {
-            changed = probe_all(&shared, &mut seen).await;
-            probe_at = now + shared.config.health_interval;
+    /// Takes sign-ins of clients in. True where the state changed.
+    fn tried(&mut self, tally: Tally, now: i64) -> bool {
+        if tally.succeeded > 0 {
+            self.logins_failed = 0;
+        } else if tally.failed > 0 {
+            self.logins_failed = self.logins_failed.saturating_add(tally.failed);
+            self.login_failed_at = now;
+            self.login_reason = tally.reason;
         }
-        if changed || now >= beat_at {
-            beat(&shared, &*runtime, &seen, started_at).await;
-            beat_at = now + BEAT_EVERY;
+        // What was never probed has no state that sign-ins could make worse.
+        self.health.state != HealthState::Unknown && self.judge(now)
+    }
+
+    fn judge(&mut self, now: i64) -> bool {
+        if now - self.login_failed_at >= LOGINS_FORGOTTEN_S {
+            self.logins_failed = 0;
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (state, reason) = if self.failures >= FAILURES {
+            (HealthState::Unreachable, self.probe_reason.clone())
+        } else if self.failures > 0 {
+            (HealthState::Degraded, self.probe_reason.clone())
+        } else if self.logins_failed >= FAILED_LOGINS {
+            let text =
+                format!("it answers, but sign-ins fail ({}): {}", self.logins_failed, self.login_reason);
+            (HealthState::Degraded, text)
+        } else {
+            (HealthState::Ok, String::new())
+        };
+        let changed = self.health.state != state;
+        if changed {
+            self.health.since = now;
+        }
+        self.health.state = state;
+        self.health.reason = reason.chars().take(MOST_REASON).collect();
+        changed
     }
 }
 
-async fn probe_all(shared: &Arc<Shared>, seen: &mut BTreeMap<String, Seen>) -> bool {
-    let Some(policy) = shared.policy.borrow().policy.clone() else { return false };
+/// What this proxy knows, and who is woken when a state changes.
+#[derive(Debug, Default)]
+struct Board {
+    seen: Mutex<BTreeMap<String, Seen>>,
+    changed: Notify,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, name: &str, take: impl FnOnce(&mut Seen) -> bool) {
+        let mut board = self.lock();
+        let seen = board.entry(name.to_owned()).or_default();
+        if !take(seen) {
+            return;
+        }
+        let (state, reason) = (seen.health.state.as_str(), &seen.health.reason);
+        if seen.health.state == HealthState::Ok {
+            tracing::info!(database = %name, state, "a database answers");
+        } else {
+            tracing::warn!(database = %name, state, reason, "the health of a database changed");
+        }
+        self.changed.notify_one();
+    }
+}
+
+/// Runs for ever. Probing takes as long as it takes; heartbeats do not wait for it.
+pub async fn run(shared: Arc<Shared>, runtime: Arc<dyn RuntimeStore>) {
+    let board = Board::default();
+    tokio::join!(
+        probe_for_ever(&shared, &board),
+        listen(&shared, &board),
+        beat_for_ever(&shared, &*runtime, &board)
+    );
+}
+
+/// Removes the heartbeat: the proxy has stopped, so nobody needs to wait until it looks gone.
+pub async fn leave(shared: &Shared, runtime: &dyn RuntimeStore) {
+    let key = RuntimeKey::new(proxies(&shared.config.group), shared.proxy_id.as_ref());
+    match tokio::time::timeout(FAREWELL, runtime.remove(&key)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::info!(%error, "the heartbeat could not be removed: it looks gone after 60 s");
+        }
+        Err(_) => tracing::info!("the heartbeat was not removed in time: it looks gone after 60 s"),
+    }
+}
+
+async fn probe_for_ever(shared: &Arc<Shared>, board: &Board) {
+    if shared.config.health_interval.is_zero() {
+        return;
+    }
+    loop {
+        let next = Instant::now() + shared.config.health_interval;
+        probe_all(shared, board).await;
+        // Until there is a policy, a look each second is enough to begin soon after it.
+        let cold = shared.policy.borrow().policy.is_none();
+        tokio::time::sleep_until(if cold { Instant::now() + BEAT_PAUSE } else { next }).await;
+    }
+}
+
+/// Counts the sign-ins of clients in, each second.
+async fn listen(shared: &Shared, board: &Board) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = shared.clock.now().unix_timestamp();
+        for (name, tally) in shared.logins.take() {
+            board.take(&name, |seen| seen.tried(tally, now));
+        }
+    }
+}
+
+async fn beat_for_ever(shared: &Shared, runtime: &dyn RuntimeStore, board: &Board) {
+    let started_at = shared.clock.now().unix_timestamp();
+    let failed = Throttle::new(300);
+    let mut fails = false;
+    loop {
+        let outcome = beat(shared, runtime, board, started_at).await;
+        if let Err(error) = &outcome {
+            shared.metrics.heartbeats_failed.add(1);
+            if let Some(times) = failed.tell(unix_ms(shared.clock.now())) {
+                tracing::warn!(
+                    %error,
+                    times,
+                    "heartbeats cannot be written: after 60 s this proxy looks gone in 'keystile db ls', and serves on"
+                );
+            }
+        } else if fails {
+            tracing::info!("heartbeats can be written again");
+        }
+        fails = outcome.is_err();
+        tokio::time::sleep(BEAT_PAUSE).await;
+        let _ = tokio::time::timeout(BEAT_EVERY - BEAT_PAUSE, board.changed.notified()).await;
+    }
+}
+
+async fn probe_all(shared: &Arc<Shared>, board: &Board) {
+    let Some(policy) = shared.policy.borrow().policy.clone() else { return };
     let networks = policy.settings().map(|settings| settings.static_networks.clone()).unwrap_or_default();
-    seen.retain(|name, _| policy.database(name).is_some());
+    board.lock().retain(|name, _| policy.database(name).is_some());
     let mut waiting = chosen(&policy, &shared.sessions.databases(), &shared.proxy_id).into_iter();
     let mut running = JoinSet::new();
-    let mut changed = false;
     loop {
         while running.len() < AT_ONCE
             && let Some(database) = waiting.next()
@@ -96,16 +230,11 @@ async fn probe_all(shared: &Arc<Shared>, seen: &mut BTreeMap<String, Seen>) -> b
                 (database.name.to_string(), outcome)
             });
         }
-        let Some(done) = running.join_next().await else { return changed };
+        let Some(done) = running.join_next().await else { return };
         let Ok((name, outcome)) = done else { continue };
         shared.metrics.probes.add(if outcome.is_ok() { "ok" } else { "unreachable" });
-        if take(seen, &name, outcome, shared.clock.now().unix_timestamp()) {
-            changed = true;
-            if let Some(seen) = seen.get(&name) {
-                let (state, reason) = (seen.health.state.as_str(), &seen.health.reason);
-                tracing::info!(database = %name, state, reason, "the health of a database changed");
-            }
-        }
+        let now = shared.clock.now().unix_timestamp();
+        board.take(&name, |seen| seen.probed(outcome, now));
     }
 }
 
@@ -142,7 +271,12 @@ async fn probe(shared: &Shared, database: &Database, networks: &[String]) -> Res
     }
 }
 
-async fn beat(shared: &Shared, runtime: &dyn RuntimeStore, seen: &BTreeMap<String, Seen>, started_at: i64) {
+async fn beat(
+    shared: &Shared,
+    runtime: &dyn RuntimeStore,
+    board: &Board,
+    started_at: i64,
+) -> Result<(), String> {
     let now = shared.clock.now().unix_timestamp();
     let heartbeat = ProxyHeartbeat {
         id: shared.proxy_id.to_string(),
@@ -153,18 +287,28 @@ async fn beat(shared: &Shared, runtime: &dyn RuntimeStore, seen: &BTreeMap<Strin
         started_at,
         at: now,
         sessions: shared.sessions.count() as u64,
-        databases: seen
-            .iter()
-            .take(MOST_TOLD)
-            .map(|(name, seen)| (name.clone(), seen.health.clone()))
-            .collect(),
+        databases: told(&board.lock()),
     };
-    let Ok(body) = serde_json::to_value(&heartbeat) else { return };
+    let body = serde_json::to_value(&heartbeat).map_err(|error| error.to_string())?;
     let key = RuntimeKey::new(proxies(&shared.config.group), shared.proxy_id.as_ref());
-    if let Err(error) = runtime.write(&key, None, Some(now + BEAT_KEPT_S), body).await {
-        shared.metrics.heartbeats_failed.add(1);
-        tracing::warn!(%error, "the heartbeat could not be written");
+    runtime.write(&key, None, Some(now + BEAT_KEPT_S), body).await.map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+/// What fits a heartbeat, the worst first.
+fn told(seen: &BTreeMap<String, Seen>) -> BTreeMap<String, TargetHealth> {
+    let known = seen.iter().filter(|(_, seen)| seen.health.state != HealthState::Unknown);
+    let mut all: Vec<_> = known.map(|(name, seen)| (name, &seen.health)).collect();
+    all.sort_by_key(|(_, health)| std::cmp::Reverse(health.state));
+    let mut room = MOST_TOLD;
+    let mut told = BTreeMap::new();
+    for (name, health) in all {
+        // Keys, quotes, a number, and escapes of a reason that is mostly plain text.
+        let Some(left) = room.checked_sub(name.len() + 2 * health.reason.len() + 80) else { break };
+        room = left;
+        told.insert(name.clone(), health.clone());
     }
+    told
 }
 
 fn hostname() -> String {
@@ -177,13 +321,16 @@ fn hostname() -> String {
 mod tests {
     use super::*;
 
+    fn fail() -> Result<(), String> {
+        Err("refused".to_owned())
+    }
+
     #[test]
     fn one_failure_degrades_two_are_unreachable_and_one_answer_heals() {
-        let mut seen = BTreeMap::new();
-        let fail = || Err("refused".to_owned());
+        let mut seen = Seen::default();
         let mut state = |outcome, now| {
-            let changed = take(&mut seen, "orders", outcome, now);
-            (changed, seen["orders"].health.state, seen["orders"].health.since)
+            let changed = seen.probed(outcome, now);
+            (changed, seen.health.state, seen.health.since)
         };
         assert_eq!(state(Ok(()), 1), (true, HealthState::Ok, 1));
         assert_eq!(state(Ok(()), 2), (false, HealthState::Ok, 1));
@@ -191,8 +338,42 @@ mod tests {
         assert_eq!(state(fail(), 4), (true, HealthState::Unreachable, 4));
         assert_eq!(state(fail(), 5), (false, HealthState::Unreachable, 4));
         assert_eq!(state(Ok(()), 6), (true, HealthState::Ok, 6));
-        let mut fresh = BTreeMap::new();
-        assert!(take(&mut fresh, "new", fail(), 1));
-        assert_eq!(fresh["new"].health.state, HealthState::Unreachable);
+        let mut fresh = Seen::default();
+        assert!(fresh.probed(fail(), 1));
+        assert_eq!(fresh.health.state, HealthState::Unreachable);
+    }
+
+    #[test]
+    fn sign_ins_that_fail_degrade_until_one_succeeds_or_nobody_tries() {
+        let tally = |succeeded, failed| Tally { succeeded, failed, reason: "WRONGPASS".to_owned() };
+        let mut seen = Seen::default();
+        assert!(!seen.tried(tally(0, 9), 1_000), "never probed: unknown stays unknown");
+        seen.logins_failed = 0;
+        seen.probed(Ok(()), 1_001);
+        assert!(!seen.tried(tally(0, 1), 1_002), "one may be one user's fault");
+        assert!(seen.tried(tally(0, 1), 1_003));
+        assert_eq!(seen.health.state, HealthState::Degraded);
+        assert!(seen.health.reason.contains("sign-ins fail (2): WRONGPASS"), "{}", seen.health.reason);
+        assert!(!seen.probed(Ok(()), 1_030), "a probe alone proves no sign-in");
+        assert!(seen.tried(tally(1, 3), 1_031));
+        assert_eq!(seen.health.state, HealthState::Ok);
+        assert!(seen.tried(tally(0, 2), 1_040));
+        assert!(seen.probed(Ok(()), 1_340), "nobody tried for five minutes");
+        assert_eq!((seen.health.state, seen.health.since), (HealthState::Ok, 1_340));
+    }
+
+    #[test]
+    fn a_heartbeat_of_any_number_of_sick_databases_fits() {
+        let sick = |state| Seen {
+            health: TargetHealth { state, reason: "x".repeat(MOST_REASON), since: 1 },
+            ..Seen::default()
+        };
+        let mut seen: BTreeMap<_, _> = (0..5_000)
+            .map(|n| (format!("database-with-a-long-name-{n:05}"), sick(HealthState::Ok)))
+            .collect();
+        seen.insert("zz-last".to_owned(), sick(HealthState::Unreachable));
+        let told = told(&seen);
+        assert!(told.contains_key("zz-last") && told.len() > 400);
+        assert!(serde_json::to_vec(&told).unwrap().len() < 350_000);
     }
 }

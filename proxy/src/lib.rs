@@ -11,8 +11,10 @@ pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod failed_sign_ins;
 pub mod health;
 pub mod host_secret;
+pub mod logins;
 pub mod metrics;
 pub mod preamble;
 pub mod proxy_protocol;
@@ -22,6 +24,7 @@ pub mod session;
 pub mod sessions;
 #[cfg(test)]
 mod testing;
+pub mod throttle;
 pub mod tls;
 pub mod tokens;
 pub mod upstream;

@@ -177,6 +177,9 @@ metrics! {
         "denied", "locked", "unknown_user", "limit", "unsupported", "dns", "connect", "tls", "auth",
         "token", "host_rule", "protocol", "other",
     ]), "keystile_refusals_total", "counter", "kind";
+    /// Connections that a limit turned away, by limit; also among the refusals, as `limit`.
+    limits: Counters<5> = Counters::new(["proxy", "user", "database", "failed_sign_ins", "other"]),
+        "keystile_limit_refusals_total", "counter", "limit";
     /// Sessions that ended, by reason.
     session_ends: Counters<16> = Counters::new([
         "client_closed", "client_failed", "quit", "malformed", "server_closed", "server_malformed", "lock",
@@ -206,7 +209,7 @@ metrics! {
     /// Audit events lost: the queue was full or the file could not be written.
     audit_dropped: Counter = Counter::default(), "keystile_audit_dropped_total", "counter", "";
     /// Probes of databases, by outcome.
-    probes: Counters<4> = Counters::new(["ok", "degraded", "unreachable", "other"]),
+    probes: Counters<2> = Counters::new(["ok", "unreachable"]),
         "keystile_probes_total", "counter", "outcome";
     /// Heartbeats that could not be written.
     heartbeats_failed: Counter = Counter::default(), "keystile_heartbeats_failed_total", "counter", "";

@@ -59,8 +59,13 @@ pub enum Refusal {
         reason: String,
     },
     /// A limit is reached.
-    #[error("{0}")]
-    Limit(String),
+    #[error("{text}")]
+    Limit {
+        /// Which: `proxy`, `user`, `database` or `failed_sign_ins`, as in the metric.
+        limit: &'static str,
+        /// What, why and what to do.
+        text: String,
+    },
     /// It is allowed, and this version cannot do it.
     #[error("{0}")]
     Unsupported(String),
@@ -151,7 +156,7 @@ impl Refusal {
             Self::Denied { kind: DenyKind::Locked, .. } => "locked",
             Self::Denied { kind: DenyKind::UnknownUser, .. } => "unknown_user",
             Self::Denied { .. } => "denied",
-            Self::Limit(_) => "limit",
+            Self::Limit { .. } => "limit",
             Self::Unsupported(_) => "unsupported",
             Self::Dns { .. } => "dns",
             Self::Connect { .. } => "connect",
@@ -167,6 +172,18 @@ impl Refusal {
     #[must_use]
     pub fn rule(&self) -> &str {
         if let Self::Denied { rule, .. } = self { rule } else { "" }
+    }
+
+    /// Whether it is a failed sign-in: nobody that we know, as far as can be told.
+    #[must_use]
+    pub fn is_failed_sign_in(&self) -> bool {
+        matches!(self.kind(), "not_signed_in" | "certificate" | "unknown_user")
+    }
+
+    /// Whether the cache is at fault, or the way to it, and not the client.
+    #[must_use]
+    pub fn is_of_the_cache(&self) -> bool {
+        matches!(self.kind(), "dns" | "connect" | "tls" | "auth" | "token" | "host_rule")
     }
 
     /// Whether an AUTH of the client's may still make it right.

@@ -57,62 +57,109 @@ pub struct Live {
     pub gate: Arc<Gate>,
 }
 
+/// How many sessions there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Most {
+    /// Of one user.
+    pub per_user: usize,
+    /// To one database.
+    pub per_database: usize,
+}
+
+/// Why there is no place for one more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoPlace {
+    /// The user has this many, the most that its roles allow.
+    Roles(usize),
+    /// The user has this many, the most that the proxy allows.
+    User(usize),
+    /// The database has this many, the most that the proxy allows.
+    Database(usize),
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    live: HashMap<Uuid, Live>,
+    by_user: HashMap<String, usize>,
+    by_database: HashMap<String, usize>,
+}
+
 /// All live sessions.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    live: Mutex<HashMap<Uuid, Live>>,
+    registry: Mutex<Registry>,
 }
 
 impl Sessions {
-    /// Adds a session unless its user has as many as its roles allow.
+    /// Adds a session unless its user or its database has as many as it may.
     ///
     /// # Errors
-    /// How many it has.
-    pub fn add(&self, sid: Uuid, session: Live) -> Result<(), usize> {
-        let mut live = self.lock();
-        if let Some(most) = session.grant.max_connections {
-            let own = live.values().filter(|other| other.identity.user == session.identity.user).count();
-            if own >= most as usize {
-                return Err(own);
-            }
+    /// [`NoPlace`].
+    pub fn add(&self, sid: Uuid, session: Live, most: Most) -> Result<(), NoPlace> {
+        let mut registry = self.lock();
+        let (user, database) = (session.identity.user.to_string(), session.database.name.to_string());
+        let own = registry.by_user.get(&user).copied().unwrap_or(0);
+        let there = registry.by_database.get(&database).copied().unwrap_or(0);
+        if session.grant.max_connections.is_some_and(|most| own >= most as usize) {
+            return Err(NoPlace::Roles(own));
         }
-        live.insert(sid, session);
+        if own >= most.per_user {
+            return Err(NoPlace::User(own));
+        }
+        if there >= most.per_database {
+            return Err(NoPlace::Database(there));
+        }
+        *registry.by_user.entry(user).or_default() += 1;
+        *registry.by_database.entry(database).or_default() += 1;
+        registry.live.insert(sid, session);
         Ok(())
     }
 
     /// Takes a session out.
     pub fn remove(&self, sid: Uuid) {
-        self.lock().remove(&sid);
+        let mut registry = self.lock();
+        if let Some(gone) = registry.live.remove(&sid) {
+            count_down(&mut registry.by_user, gone.identity.user.as_str());
+            count_down(&mut registry.by_database, gone.database.name.as_str());
+        }
     }
 
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().live.len()
     }
 
     /// The databases in use, by name.
     #[must_use]
     pub fn databases(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.lock().values().map(|live| live.database.name.to_string()).collect();
+        let mut names: Vec<_> = self.lock().by_database.keys().cloned().collect();
         names.sort();
-        names.dedup();
         names
     }
 
     /// Ends them all.
     pub fn cut_all(&self, cut: &Cut) {
-        for live in self.lock().values() {
+        for live in self.lock().live.values() {
             live.handle.order(|orders| orders.cut = Some(cut.clone()));
         }
     }
 
     fn snapshot(&self) -> Vec<(Uuid, Live)> {
-        self.lock().iter().map(|(sid, live)| (*sid, live.clone())).collect()
+        self.lock().live.iter().map(|(sid, live)| (*sid, live.clone())).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Live>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count_down(counts: &mut HashMap<String, usize>, key: &str) {
+    if let Some(count) = counts.get_mut(key) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
 }
 
@@ -215,7 +262,7 @@ impl Overseer {
                     let given = Arc::clone(gate);
                     live.handle.order(|orders| orders.gate = Some(given));
                     (live.grant, live.gate) = (Arc::clone(grant), Arc::clone(gate));
-                    if let Some(known) = self.sessions.lock().get_mut(&sid) {
+                    if let Some(known) = self.sessions.lock().live.get_mut(&sid) {
                         *known = live;
                     }
                 }

@@ -57,7 +57,7 @@ impl HealthState {
 }
 
 /// One database's health as one proxy sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetHealth {
     /// The state.
     pub state: HealthState,

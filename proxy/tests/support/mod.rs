@@ -435,7 +435,27 @@ impl World {
         config: Arc<ClientConfig>,
         server_name: &str,
     ) -> std::io::Result<Client> {
-        let tcp = TcpStream::connect(self.address).await?;
+        self.over_named(TcpStream::connect(self.address).await?, config, server_name).await
+    }
+
+    /// A client over a connection that sends these bytes first.
+    pub async fn connect_after(&self, first: &[u8], pair: &Pair) -> std::io::Result<Client> {
+        let mut tcp = TcpStream::connect(self.address).await?;
+        tcp.write_all(first).await?;
+        self.over(tcp, self.client_config(Some(pair))).await
+    }
+
+    /// A client over this connection.
+    pub async fn over(&self, tcp: TcpStream, config: Arc<ClientConfig>) -> std::io::Result<Client> {
+        self.over_named(tcp, config, "localhost").await
+    }
+
+    async fn over_named(
+        &self,
+        tcp: TcpStream,
+        config: Arc<ClientConfig>,
+        server_name: &str,
+    ) -> std::io::Result<Client> {
         let name = ServerName::try_from(server_name.to_owned()).unwrap();
         Ok(Client { stream: TlsConnector::from(config).connect(name, tcp).await?, seen: Vec::new() })
     }

@@ -1,0 +1,121 @@
+//! How often a source may fail to sign in: a token bucket for each address, in a table of bounded size.
+//!
+//! It slows down those who fail and never locks out those who can sign in: a certificate cannot be guessed, and
+//! many clients may share one address.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+
+/// Most sources that are kept apart; those beyond share one bucket.
+const MOST_SOURCES: usize = 10_000;
+const MINUTE_MS: i64 = 60_000;
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    /// Failures that are still allowed, in thousandths.
+    left: i64,
+    /// When that was so, in Unix milliseconds.
+    at: i64,
+}
+
+/// The failures of all sources.
+#[derive(Debug)]
+pub struct FailedSignIns {
+    per_minute: u32,
+    most_sources: usize,
+    buckets: Mutex<HashMap<IpAddr, Bucket>>,
+}
+
+impl FailedSignIns {
+    /// So many in a row, and so many a minute.
+    #[must_use]
+    pub fn new(per_minute: u32) -> Self {
+        Self { per_minute, most_sources: MOST_SOURCES, buckets: Mutex::default() }
+    }
+
+    /// Takes a failure in; `now` in Unix milliseconds. `Err` where the source has failed too often: after how
+    /// many seconds one more failure is allowed.
+    ///
+    /// # Errors
+    /// Seconds to wait, at least 1.
+    pub fn fail(&self, source: IpAddr, now: i64) -> Result<(), u64> {
+        let full = i64::from(self.per_minute) * 1_000;
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = bucket_of(source);
+        if !buckets.contains_key(&key) && buckets.len() >= self.most_sources {
+            buckets.retain(|_, bucket| self.refilled(*bucket, now) < full);
+            if buckets.len() >= self.most_sources {
+                key = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            }
+        }
+        let bucket = buckets.entry(key).or_insert(Bucket { left: full, at: now });
+        let left = self.refilled(*bucket, now);
+        if left >= 1_000 {
+            *bucket = Bucket { left: left - 1_000, at: now };
+            return Ok(());
+        }
+        *bucket = Bucket { left, at: now };
+        let missing_ms = (1_000 - left) * MINUTE_MS / full.max(1);
+        Err(u64::try_from(missing_ms / 1_000).unwrap_or(0) + 1)
+    }
+
+    fn refilled(&self, bucket: Bucket, now: i64) -> i64 {
+        let full = i64::from(self.per_minute) * 1_000;
+        let passed = (now - bucket.at).clamp(0, MINUTE_MS);
+        (bucket.left + passed * full / MINUTE_MS).min(full)
+    }
+}
+
+/// An IPv6 network is one source: whoever has one address of it has all.
+fn bucket_of(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_source_may_fail_so_often_and_again_with_time() {
+        let limit = FailedSignIns::new(3);
+        for _ in 0..3 {
+            limit.fail(ip("10.0.0.1"), 0).unwrap();
+        }
+        assert_eq!(limit.fail(ip("10.0.0.1"), 0), Err(21));
+        assert_eq!(limit.fail(ip("::ffff:10.0.0.1"), 10_000), Err(11));
+        limit.fail(ip("10.0.0.2"), 0).unwrap();
+        limit.fail(ip("10.0.0.1"), 20_000).unwrap();
+        assert!(limit.fail(ip("10.0.0.1"), 20_001).is_err());
+        // A clock that goes back gives nothing.
+        assert!(limit.fail(ip("10.0.0.1"), 0).is_err());
+        limit.fail(ip("2001:db8::1"), 0).unwrap();
+        limit.fail(ip("2001:db8::2"), 0).unwrap();
+        limit.fail(ip("2001:db8::3"), 0).unwrap();
+        assert!(limit.fail(ip("2001:db8::4"), 0).is_err());
+    }
+
+    #[test]
+    fn the_table_has_a_bound() {
+        let limit = FailedSignIns { most_sources: 2, ..FailedSignIns::new(2) };
+        for last in 1..=4 {
+            limit.fail(ip(&format!("10.0.0.{last}")), 0).unwrap();
+        }
+        // The first two are apart, the others share what two may.
+        assert!(limit.fail(ip("10.0.0.9"), 0).is_err());
+        limit.fail(ip("10.0.0.1"), 0).unwrap();
+        // After a minute all of it is forgotten.
+        limit.fail(ip("10.0.0.9"), 60_000).unwrap();
+        assert_eq!(limit.buckets.lock().unwrap().len(), 1);
+    }
+}
