@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::command_rules::CommandRule;
 use crate::database::Database;
+use crate::db_user::DbUserAuth;
 use crate::labels::Pattern;
 use crate::name::{RoleName, UserName};
 use crate::policy::{Lock, Policy};
@@ -417,9 +418,11 @@ pub fn default_db_user(
 ) -> Result<String, Vec<String>> {
     let mut names = allowed_db_users(policy, subject, database, now);
     if names == ["*"] {
+        // Of all that are allowed, those that a session could be opened as.
         names = policy
             .db_users_of(database)
             .iter()
+            .filter(|user| user.auth == DbUserAuth::Iam || user.managed)
             .map(|user| user.name.to_string())
             .filter(|name| {
                 decide(policy, subject, Request::Connect { database, db_user: name }, now).is_allowed()

@@ -127,7 +127,7 @@ fn default(call: &Call<'_>, database: &Database) -> Result<String, Failure> {
         }
         let first = choices.first().cloned().unwrap_or_default();
         Failure::new(ErrorCode::Ambiguous, format!("choose a db user of {}", database.name))
-            .why(format!("you may use {}", choices.join(", ")))
+            .why("your roles allow more than one")
             .next(format!("keystile db connect {} --db-user {first}", database.name))
             .choices(choices)
     })
