@@ -203,11 +203,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Puts a session together.
+    /// Puts a session together; boxed, for it is some KiB, and each async fn that it moves through as a value
+    /// would hold a place of that size for as long as the session lives.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: Parts) -> Box<Self> {
         let limits = request::Limits { whole: WHOLE_REQUEST, ..request::Limits::SIGNED_IN };
-        Self {
+        Box::new(Self {
             client: parts.client,
             server: parts.server,
             requests: request::Scanner::new(limits),
@@ -235,11 +236,11 @@ impl Session {
             hold: false,
             finishing: None,
             counted: (0, 0),
-        }
+        })
     }
 
     /// Runs until the end, says why to the client, and closes both sides.
-    pub async fn run(mut self) -> End {
+    pub async fn run(mut self: Box<Self>) -> End {
         let end = std::future::poll_fn(|cx| {
             if self.counted == (0, 0) {
                 self.handle.set_waker(cx.waker());
