@@ -18,6 +18,7 @@ pub mod logins;
 pub mod metrics;
 pub mod preamble;
 pub mod proxy_protocol;
+pub mod open_files;
 pub mod refusal;
 pub mod route;
 pub mod session;

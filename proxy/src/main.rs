@@ -9,6 +9,7 @@ use keystile_proxy::app::{App, Ports};
 use keystile_proxy::clock::SystemClock;
 use keystile_proxy::config::Config;
 use keystile_proxy::host_secret::AwsSecrets;
+use keystile_proxy::open_files;
 use keystile_proxy::tokens::IamTokens;
 use keystile_state::dynamo::{self, DynamoStore};
 use keystile_state::policy_feed::Intervals;
@@ -22,6 +23,14 @@ fn main() -> anyhow::Result<()> {
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
         .init();
     let config = Config::from_env()?;
+    let room = open_files::raise();
+    if room < config.max_connections as u64 {
+        tracing::warn!(
+            room,
+            wanted = config.max_connections,
+            "the limit of open files has room for fewer connections than KEYSTILE_MAX_CONNECTIONS: raise the task's nofile"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(config))
 }
