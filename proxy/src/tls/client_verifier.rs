@@ -3,7 +3,12 @@
 //! A bad certificate is a TLS error, never "none". One whose life is over (or has not begun) passes here if
 //! its signature is good: the client is then told so in words, which a TLS alert cannot. For the same reason
 //! any passes while there is no policy yet; whoever lets a client in must then ask [`ClientVerifier::verify`].
+//!
+//! That a CA of this moment signed a certificate is remembered while the certificate lives, so that a client
+//! that comes back costs no other check of a signature. What is remembered goes with the set of CAs that it
+//! was found by: when a CA comes or goes, all is forgotten.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,14 +26,45 @@ use rustls::{
 };
 use tokio::sync::watch;
 
-type Verifier = Arc<dyn ClientCertVerifier>;
+/// Certificates of one set of CAs that are remembered; when there are more, all are forgotten.
+const MOST_REMEMBERED: usize = 1_024;
+/// Bytes of a certificate that is remembered: ours have some 500.
+const MOST_CERTIFICATE: usize = 4_096;
+
+/// A set of CAs, and what they were found to have signed.
+#[derive(Debug)]
+struct Trust {
+    pems: Vec<String>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// By certificate: its first and last moment, in Unix seconds.
+    signed: Mutex<HashMap<Vec<u8>, (i64, i64)>>,
+}
+
+impl Trust {
+    /// Whether this certificate was found to be signed, and lives.
+    fn knows(&self, end: &[u8], at: i64) -> bool {
+        let signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        signed.get(end).is_some_and(|(first, last)| (*first..=*last).contains(&at))
+    }
+
+    fn remember(&self, end: &[u8], life: (i64, i64)) {
+        if end.len() > MOST_CERTIFICATE {
+            return;
+        }
+        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        if signed.len() >= MOST_REMEMBERED {
+            signed.clear();
+        }
+        signed.insert(end.to_vec(), life);
+    }
+}
 
 /// Verifies client certificates against the current policy.
 #[derive(Debug)]
 pub struct ClientVerifier {
     provider: Arc<CryptoProvider>,
     policy: watch::Receiver<PolicySnapshot>,
-    built: Mutex<Option<(Vec<String>, Verifier)>>,
+    built: Mutex<Option<Arc<Trust>>>,
 }
 
 impl ClientVerifier {
@@ -55,22 +91,35 @@ impl ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
+        let trust = self.trust()?;
+        let at = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        // An intermediate has a life of its own, so only what a CA signed itself is remembered.
+        if intermediates.is_empty() && trust.knows(end, at) {
+            return Ok(());
+        }
         let seen = Certificate::from_der(end)
             .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        let at = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let within = at.min(seen.not_after).max(seen.not_before);
-        let within = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(within).unwrap_or(0)));
-        self.current()?.verify_client_cert(end, intermediates, within).map(drop)
+        let moment = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(within).unwrap_or(0)));
+        trust.verifier.verify_client_cert(end, intermediates, moment)?;
+        if intermediates.is_empty() && within == at {
+            trust.remember(end, (seen.not_before, seen.not_after));
+        }
+        Ok(())
     }
 
-    fn current(&self) -> Result<Verifier, Error> {
-        let pems = self.policy.borrow().policy.as_deref().map(user_cas).unwrap_or_default();
+    /// The CAs of the policy of this moment.
+    fn trust(&self) -> Result<Arc<Trust>, Error> {
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, verifier)) = &*built
-            && *of == pems
-        {
-            return Ok(Arc::clone(verifier));
-        }
+        let pems: Vec<String> = {
+            let snapshot = self.policy.borrow();
+            if let Some(trust) = &*built
+                && user_cas(snapshot.policy.as_deref()).eq(trust.pems.iter().map(String::as_str))
+            {
+                return Ok(Arc::clone(trust));
+            }
+            user_cas(snapshot.policy.as_deref()).map(str::to_owned).collect()
+        };
         let mut roots = RootCertStore::empty();
         for pem in &pems {
             for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()).flatten() {
@@ -79,17 +128,21 @@ impl ClientVerifier {
                 }
             }
         }
-        let verifier: Verifier =
+        let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
                 .build()
                 .map_err(|_| Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        *built = Some((pems, Arc::clone(&verifier)));
-        Ok(verifier)
+        let trust = Arc::new(Trust { pems, verifier, signed: Mutex::default() });
+        *built = Some(Arc::clone(&trust));
+        Ok(trust)
     }
 }
 
-fn user_cas(policy: &Policy) -> Vec<String> {
-    policy.ca_certificates(CaKind::User).map(|certificate| certificate.pem.clone()).collect()
+fn user_cas(policy: Option<&Policy>) -> impl Iterator<Item = &str> {
+    policy
+        .into_iter()
+        .flat_map(|policy| policy.ca_certificates(CaKind::User))
+        .map(|certificate| certificate.pem.as_str())
 }
 
 impl ClientCertVerifier for ClientVerifier {
@@ -135,5 +188,97 @@ impl ClientCertVerifier for ClientVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keystile_model::feed::Entity;
+    use keystile_model::policy::CaCertificate;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use time::{Duration as Span, OffsetDateTime};
+
+    use super::*;
+
+    type Ca = CertifiedIssuer<'static, KeyPair>;
+
+    fn ca(name: &str) -> Ca {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn leaf(ca: &Ca, now: OffsetDateTime) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        (params.not_before, params.not_after) = (now, now + Span::HOUR);
+        let key = KeyPair::generate().unwrap();
+        params.signed_by(&key, ca).unwrap().der().clone()
+    }
+
+    fn policy(cas: &[&Ca], now: OffsetDateTime) -> PolicySnapshot {
+        let certificates = (1..).zip(cas).map(|(generation, ca)| {
+            Entity::CaCertificate(CaCertificate {
+                ca: CaKind::User,
+                generation,
+                pem: ca.pem(),
+                key: "file".to_owned(),
+                signing: true,
+            })
+        });
+        PolicySnapshot::of(Policy::new(certificates), now)
+    }
+
+    fn unix(at: OffsetDateTime) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_secs(at.unix_timestamp().try_into().unwrap()))
+    }
+
+    #[test]
+    fn what_is_remembered_goes_with_the_ca_and_with_the_certificate_s_life() {
+        let now = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
+        let (old, new) = (ca("old"), ca("new"));
+        let (tell, policies) = watch::channel(policy(&[&old], now));
+        let verifier = ClientVerifier::new(super::super::provider(), policies);
+        let remembered = || verifier.trust().unwrap().signed.lock().unwrap().len();
+        let certificate = [leaf(&old, now)];
+
+        // Out of its life it passes as signed, and is not remembered.
+        assert_eq!(verifier.verify(&certificate, unix(now + Span::HOUR * 2)), Ok(()));
+        assert_eq!(remembered(), 0);
+        for _ in 0..2 {
+            assert_eq!(verifier.verify(&certificate, unix(now)), Ok(()));
+            assert_eq!(remembered(), 1);
+        }
+        let trust = verifier.trust().unwrap();
+        assert!(trust.knows(&certificate[0], now.unix_timestamp() + 3_600));
+        assert!(!trust.knows(&certificate[0], now.unix_timestamp() + 3_601));
+        assert!(!trust.knows(&certificate[0], now.unix_timestamp() - 1));
+
+        tell.send(policy(&[&old, &new], now)).unwrap();
+        assert_eq!(verifier.verify(&[leaf(&new, now)], unix(now)), Ok(()));
+        assert_eq!(verifier.verify(&certificate, unix(now)), Ok(()));
+        tell.send(policy(&[&new], now)).unwrap();
+        assert!(verifier.verify(&certificate, unix(now)).is_err());
+        assert_eq!(remembered(), 0);
+        tell.send(policy(&[], now)).unwrap();
+        assert!(verifier.verify(&certificate, unix(now)).is_err());
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound_and_nothing_that_failed() {
+        let now = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
+        let (own, foreign) = (ca("own"), ca("foreign"));
+        let (_tell, policies) = watch::channel(policy(&[&own], now));
+        let verifier = ClientVerifier::new(super::super::provider(), policies);
+        let trust = verifier.trust().unwrap();
+        assert!(verifier.verify(&[leaf(&foreign, now)], unix(now)).is_err());
+        assert!(trust.signed.lock().unwrap().is_empty());
+        for number in 0..=MOST_REMEMBERED {
+            trust.remember(&number.to_be_bytes(), (0, 1));
+        }
+        assert_eq!(trust.signed.lock().unwrap().len(), 1);
+        trust.remember(&[0; MOST_CERTIFICATE + 1], (0, 1));
+        assert_eq!(trust.signed.lock().unwrap().len(), 1);
     }
 }
