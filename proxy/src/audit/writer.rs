@@ -1,5 +1,8 @@
 //! The queue and the thread behind it. Several processes may append to one file: each batch of whole lines
 //! is one `write` of a file opened for appending.
+//!
+//! Waking a thread costs the session that sends more than all else about an event, so the thread sleeps a
+//! moment after the first one, and those that come meanwhile wake nobody.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -7,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use keystile_model::audit::AuditEvent;
 
@@ -16,6 +20,10 @@ use crate::metrics::Metrics;
 const QUEUE: usize = 16_384;
 /// Bytes at which a batch is written although more events wait.
 const BATCH: usize = 64 * 1024;
+/// How long events are gathered before they are written.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often lost lines are told of.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Where the lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +97,13 @@ impl Writer {
 
 fn write_all(events: &Receiver<Message>, file: Option<&File>, metrics: &Metrics) {
     let mut batch = Vec::with_capacity(BATCH);
+    let mut drained = true;
+    let (mut told_at, mut lost) = (None, 0);
     while let Ok(first) = events.recv() {
+        // Never while a full batch has left events behind, nor when this is the end.
+        if drained && matches!(first, Message::Event(_)) {
+            std::thread::sleep(GATHER);
+        }
         let mut next = Some(first);
         let mut stop = false;
         let mut lines = 0;
@@ -105,9 +119,20 @@ fn write_all(events: &Receiver<Message>, file: Option<&File>, metrics: &Metrics)
             }
             next = if batch.len() < BATCH { events.try_recv().ok() } else { None };
         }
+        drained = batch.len() < BATCH;
         if let Err(error) = write_out(file, &batch) {
             metrics.audit_dropped.add(lines);
-            tracing::error!(%error, lines, "audit lines could not be written");
+            lost += lines;
+            // A full disk fails some hundred times a second.
+            if told_at.is_none_or(|at: Instant| at.elapsed() >= TELL_EVERY) {
+                tracing::error!(
+                    %error,
+                    lines = lost,
+                    "audit lines could not be written and are lost: free the disk, or check standard output"
+                );
+                told_at = Some(Instant::now());
+                lost = 0;
+            }
         }
         batch.clear();
         if stop {
