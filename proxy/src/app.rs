@@ -25,6 +25,7 @@ use crate::session::handle::{Cut, CutKind};
 use crate::sessions::{Overseer, Sessions};
 use crate::throttle::Throttle;
 use crate::tls::{self, ClientVerifier, HostCertificate, PemSecrets};
+use crate::upstream::names::Names;
 use crate::upstream::tls::CacheTls;
 use crate::upstream::{Dialer, Tokens};
 
@@ -119,6 +120,7 @@ impl App {
             tls: CacheTls::new(provider, config.cache_ca_file.as_deref())?,
             tokens: ports.tokens,
             step: config.dial_timeout,
+            names: Names::default(),
             allow_loopback: config.allow_loopback,
             metrics: Arc::clone(&metrics),
         };

@@ -1,6 +1,7 @@
 //! Towards the cache: resolve, connect, TLS, sign in. Each way to fail has its own words for the client.
 
 pub mod host_rule;
+pub mod names;
 pub mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,7 @@ use crate::admission::Plan;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::session::leg::Leg;
+use names::Names;
 use tls::CacheTls;
 
 /// Longest answer to an AUTH that is read.
@@ -47,6 +49,8 @@ pub struct Dialer {
     pub tokens: Arc<dyn Tokens>,
     /// For each step.
     pub step: Duration,
+    /// What host names resolved to a moment ago.
+    pub names: Names,
     /// Whether databases may be at loopback addresses.
     pub allow_loopback: bool,
     /// Metrics.
@@ -133,6 +137,7 @@ impl Dialer {
             };
             last = Some(why);
         }
+        self.names.forget(&endpoint.host);
         Err(Refusal::Connect {
             database: name.clone(),
             address: endpoint.to_string(),
@@ -145,13 +150,20 @@ impl Dialer {
         if let Ok(address) = endpoint.host.parse() {
             return Ok(vec![address]);
         }
+        if let Some(recent) = self.names.recent(&endpoint.host, Instant::now()) {
+            return Ok(recent);
+        }
         let fail = |why: String| Refusal::Dns {
             database: database.name.to_string(),
             host: endpoint.host.clone(),
             why,
         };
         match timeout(self.step, tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))).await {
-            Ok(Ok(found)) => Ok(found.map(|address| address.ip()).collect()),
+            Ok(Ok(found)) => {
+                let addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+                self.names.remember(&endpoint.host, &addresses, Instant::now());
+                Ok(addresses)
+            }
             Ok(Err(error)) => Err(fail(error.to_string())),
             Err(_) => Err(fail(format!("no answer within {} s", self.step.as_secs()))),
         }
