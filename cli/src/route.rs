@@ -167,12 +167,17 @@ pub(crate) fn host_and_port(address: &str) -> Result<(String, u16), Failure> {
     })
 }
 
-/// Adds to an ambiguous answer the lines to type.
+/// Adds to an ambiguous answer the lines to type; a choice is quoted for the shell that they are pasted into.
 pub(crate) fn with_lines(mut failure: Failure, line: impl Fn(&str) -> String) -> Failure {
     if failure.code != "ambiguous" || failure.choices.is_empty() {
         return failure;
     }
-    failure.next = failure.choices.iter().take(10).map(|choice| line(choice)).collect();
+    failure.next = failure
+        .choices
+        .iter()
+        .take(10)
+        .map(|choice| line(&crate::verbs::databases::quoted(choice)))
+        .collect();
     failure
 }
 
@@ -193,9 +198,10 @@ mod tests {
     fn an_ambiguous_answer_gets_the_lines_to_type() {
         let mut failure = Failure::usage("name one");
         failure.code = "ambiguous".to_owned();
-        failure.choices = vec!["iam-ro".to_owned(), "iam-rw".to_owned()];
+        failure.choices = vec!["iam-ro".to_owned(), "iam-rw".to_owned(), "x;$(id)".to_owned()];
         let with = with_lines(failure, |user| format!("keystile db connect orders --db-user {user}"));
         assert_eq!(with.next[1], "keystile db connect orders --db-user iam-rw");
+        assert_eq!(with.next[2], "keystile db connect orders --db-user 'x;$(id)'");
         assert_eq!(with_lines(Failure::usage("x"), |_| unreachable!()), Failure::usage("x"));
     }
 }

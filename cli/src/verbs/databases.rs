@@ -151,7 +151,10 @@ fn login(context: &Context, args: &RouteArgs) -> Result<(), Failure> {
     context.output.emit(&settings, || {
         format!(
             "Connection information for database {:?} has been saved, valid until {}.\n  keystile db connect {} --db-user {}\n",
-            settings.database, settings.valid_until, settings.database, settings.db_user
+            settings.database,
+            settings.valid_until,
+            settings.database,
+            quoted(&settings.db_user)
         )
     })
 }

@@ -4,7 +4,7 @@ pub(crate) mod about;
 mod aws;
 mod ca;
 mod connect;
-mod databases;
+pub(crate) mod databases;
 mod discover;
 mod documents;
 mod locks;

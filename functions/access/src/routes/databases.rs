@@ -82,11 +82,22 @@ pub(super) fn denied(
     let choices = usable(call, database);
     match choices.first() {
         Some(first) if first != "*" => {
-            let line = format!("keystile db connect {name} --db-user {first}");
+            let line = connect_line(database, first);
             failure.next(line).choices(choices)
         }
         _ => failure.next("keystile db ls shows what you may reach; an editor can give you a role"),
     }
+}
+
+/// What to type, fit to be pasted into a shell: a db user may be called almost anything.
+pub(super) fn connect_line(database: &Database, db_user: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    let word = if db_user.chars().all(plain) {
+        db_user.to_owned()
+    } else {
+        format!("'{}'", db_user.replace('\'', r"'\''"))
+    };
+    format!("keystile db connect {} --db-user {word}", database.name)
 }
 
 /// The heartbeats of the proxies; none when the table is out of reach, for then health is unknown.

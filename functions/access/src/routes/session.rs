@@ -128,7 +128,7 @@ fn default(call: &Call<'_>, database: &Database) -> Result<String, Failure> {
         let first = choices.first().cloned().unwrap_or_default();
         Failure::new(ErrorCode::Ambiguous, format!("choose a db user of {}", database.name))
             .why("your roles allow more than one")
-            .next(format!("keystile db connect {} --db-user {first}", database.name))
+            .next(super::databases::connect_line(database, &first))
             .choices(choices)
     })
 }
