@@ -235,5 +235,22 @@ mod tests {
             assert!(documented.contains(&format!("`{name}`")), "{name} is missing in docs/METRICS.md");
         }
         assert!(text.contains("keystile_refusals_total{kind=\"denied\"} 0\n"));
+        // And nothing is documented that is not there, nor under another kind.
+        for line in documented.lines().filter(|line| line.starts_with("| `keystile_")) {
+            let mut cells = line.split('|').map(str::trim).skip(1);
+            let name = cells.next().unwrap().trim_matches('`');
+            let kind = cells.next().unwrap();
+            assert!(Metrics::NAMES.contains(&(name, kind)), "docs/METRICS.md: {name} {kind}");
+        }
+    }
+
+    #[test]
+    fn words_of_the_session_and_of_limits_have_a_series() {
+        let metrics = Metrics::default();
+        for word in ["proxy", "user", "database", "failed_sign_ins"] {
+            metrics.limits.add(word);
+            assert_eq!(metrics.limits.value(word), 1);
+        }
+        assert_eq!(metrics.limits.value("other"), 0);
     }
 }

@@ -26,10 +26,13 @@ pub(crate) async fn handle(app: &App, event: Value) -> LambdaFunctionUrlResponse
             let outcome = answer(app, &request).await;
             let id = request.id.as_str();
             match &outcome {
-                Ok(_) => tracing::info!(request_id = id, method = request.method, "answered"),
-                Err(failure) => {
-                    tracing::info!(request_id = id, method = request.method, code = ?failure.code(), "refused");
-                }
+                Ok(_) => tracing::info!(
+                    request_id = id,
+                    method = request.method,
+                    path = path(&request),
+                    "answered"
+                ),
+                Err(failure) => told(&request, failure),
             }
             outcome
         }
@@ -87,6 +90,24 @@ fn nobody(request: &Request, error: &IdentifyError) -> Failure {
             failure.next(format!("ask an editor: keystile users map-arn {principal} --user NAME"))
         }
     }
+}
+
+/// What we could not do is for whoever is on call; what we would not do is for the caller, and in the audit.
+fn told(request: &Request, failure: &Failure) {
+    let (id, method, path) = (request.id.as_str(), &request.method, path(request));
+    let (code, detail) = (failure.code(), failure.detail());
+    let (message, why) = (detail.message.as_str(), detail.why.as_str());
+    match code {
+        ErrorCode::Internal | ErrorCode::Unavailable => {
+            tracing::error!(request_id = id, %method, path, ?code, message, why, "could not answer");
+        }
+        _ => tracing::info!(request_id = id, %method, path, ?code, message, "refused"),
+    }
+}
+
+/// The path, short enough for a log.
+fn path(request: &Request) -> String {
+    request.path.chars().take(200).collect()
 }
 
 fn respond(outcome: Result<Value, Failure>) -> LambdaFunctionUrlResponse {
