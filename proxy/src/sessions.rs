@@ -154,6 +154,24 @@ impl Sessions {
     }
 }
 
+/// Says once that the proxy has stopped beginning sessions, and once that it begins them again.
+fn tell_staleness(snapshot: &PolicySnapshot, now: time::OffsetDateTime, before: bool) -> bool {
+    let Some(age_s) = snapshot.age(now).map(|age| age.as_secs()) else { return before };
+    let stale = age_s >= NEW_SESSIONS_UNTIL_S;
+    if stale && !before {
+        let error = snapshot.last_error().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(
+            age_s,
+            error,
+            "the policy is too old: no new sessions begin, and live ones end at max_policy_age; check DynamoDB and \
+             the way to it"
+        );
+    } else if before && !stale {
+        tracing::info!("the policy is fresh again: sessions begin");
+    }
+    stale
+}
+
 fn count_down(counts: &mut HashMap<String, usize>, key: &str) {
     if let Some(count) = counts.get_mut(key) {
         *count = count.saturating_sub(1);
@@ -191,6 +209,7 @@ impl Overseer {
         let mut decided_for: Option<Arc<Policy>> = None;
         let mut summary_at = self.clock.now() + self.summary_interval;
         let mut looks = 0;
+        let mut stale = false;
         // The narrowest window of an IAM connection's life is a twenty-fifth of it.
         let look_every = LOOK_EVERY.min(self.iam_life / 100);
         loop {
@@ -203,6 +222,7 @@ impl Overseer {
             self.coarse.set(unix_ms(now));
             let snapshot = self.policy.borrow_and_update().clone();
             self.note(&snapshot, now);
+            stale = tell_staleness(&snapshot, now, stale);
             let news = match (&snapshot.policy, &decided_for) {
                 (Some(new), Some(old)) => !Arc::ptr_eq(new, old),
                 (new, _) => new.is_some(),
