@@ -11,11 +11,9 @@ use keystile_identity::client::ClientIdentity;
 use keystile_model::audit::EventKind;
 use keystile_model::policy::Policy;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::{Connection, HandshakeKind};
 use secrecy::SecretString;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 use crate::admission::{Admission, Plan, admit, fresh_policy};
 use crate::app::Shared;
@@ -148,9 +146,8 @@ async fn told_address(shared: &Shared, tcp: &mut TcpStream, seen: SocketAddr) ->
 }
 
 async fn handshake(shared: &Shared, tcp: TcpStream, facts: &mut Facts, remote: SocketAddr) -> Option<Leg> {
-    let acceptor = TlsAcceptor::from(Arc::clone(&shared.tls));
-    let stream = match timeout(shared.config.handshake_timeout, acceptor.accept(tcp)).await {
-        Ok(Ok(stream)) => stream,
+    let leg = match timeout(shared.config.handshake_timeout, Leg::accept(tcp, &shared.tls)).await {
+        Ok(Ok(leg)) => leg,
         Ok(Err(error)) => {
             shared.metrics.handshakes.add("failed");
             tracing::debug!(%error, %remote, "a client's TLS handshake failed");
@@ -169,10 +166,8 @@ async fn handshake(shared: &Shared, tcp: TcpStream, facts: &mut Facts, remote: S
             return None;
         }
     };
-    let (tcp, tls) = stream.into_inner();
-    let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
-    shared.metrics.handshakes.add(if resumed { "resumed" } else { "full" });
-    Some(Leg::new(tcp, tls))
+    shared.metrics.handshakes.add(if leg.resumed() { "resumed" } else { "full" });
+    Some(leg)
 }
 
 /// What a session starts from.
@@ -311,10 +306,9 @@ fn still_allowed(
 /// Who the client's certificate says that it is. After a resumed handshake, where TLS verified nothing, the
 /// chain is verified again: its CA may have gone.
 fn identify(shared: &Shared, client: &Leg, cold: bool) -> Result<Option<ClientIdentity>, Refusal> {
-    let Some(chain) = client.tls().peer_certificates() else { return Ok(None) };
+    let Some(chain) = client.peer_certificates() else { return Ok(None) };
     let Some(end) = chain.first() else { return Ok(None) };
-    let resumed = client.tls().handshake_kind() == Some(HandshakeKind::Resumed);
-    if resumed || cold {
+    if client.resumed() || cold {
         verify_again(shared, chain)?;
     }
     let identity = ClientIdentity::from_der(end, &shared.deployment)
@@ -362,10 +356,7 @@ async fn negotiate(
     facts: &mut Facts,
 ) -> Result<Admission, NoSession> {
     let domain = policy.settings().map(|settings| settings.domain.clone()).unwrap_or_default();
-    let server_name = match client.tls() {
-        Connection::Server(tls) => route::from_server_name(tls.server_name(), &domain).map(str::to_owned),
-        Connection::Client(_) => None,
-    };
+    let server_name = route::from_server_name(client.server_name(), &domain).map(str::to_owned);
     let known = route::before_first_command(policy, identity.route.as_ref(), server_name.as_deref())?;
     let now = || shared.clock.now().unix_timestamp();
     if let Some(target) = known.as_ref().filter(|target| target.db_user.is_some()) {

@@ -1,32 +1,51 @@
-//! One TLS connection after its handshake: plaintext in and out, without a task or a buffer of its own.
+//! One TLS connection: plaintext in and out, without a task or a buffer of its own.
 //!
-//! The socket is read in pieces of [`RAW`] bytes into a buffer of the thread, so that an idle connection
-//! holds none; a short read tells that the socket is empty, so no second read asks. What was written is
-//! encrypted at once and sent with one vectored write by [`Leg::poll_flush`].
+//! The socket is read in pieces of [`RAW`] bytes into a buffer of the thread and decrypted there, so that an
+//! idle connection holds none; a short read tells that the socket is empty, so no second read asks. What was
+//! written is encrypted at once and sent with one write by [`Leg::poll_flush`].
 
 use std::cell::RefCell;
-use std::io::{self, BufRead as _, Write as _};
+use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-use rustls::Connection;
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::{ClientHello, ResolvesServerCert, UnbufferedServerConnection};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::records::{Records, Task};
+
 /// Bytes that one read of the socket may bring: two TLS records.
 const RAW: usize = 32 * 1024;
+/// Bytes of records that are not whole: one of data, or of a handshake up to this.
+const MOST_HELD: usize = 32 * 1024;
 /// Plaintext at which a fill stops reading the socket: bounds what one wake-up handles.
 const ENOUGH: usize = 32 * 1024;
 
 thread_local! {
-    static RAW_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; RAW].into_boxed_slice());
+    static RAW_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; MOST_HELD + RAW].into_boxed_slice());
 }
 
 /// One side of a session.
 pub struct Leg {
     tcp: TcpStream,
-    tls: Connection,
+    tls: Records,
+    server_name: Option<Box<str>>,
+    /// The beginning of a record.
+    held: Vec<u8>,
+    /// Plaintext that nobody has asked for.
+    early: Vec<u8>,
+    /// What waits for the socket, from `sent` on.
+    out: Vec<u8>,
+    sent: usize,
     ended: bool,
+    /// TLS has failed: it must not be asked again.
+    broken: bool,
 }
 
 impl std::fmt::Debug for Leg {
@@ -35,19 +54,106 @@ impl std::fmt::Debug for Leg {
     }
 }
 
+/// Hears which name a client asks for, which a connection without buffers does not tell.
+#[derive(Debug)]
+struct Heard {
+    resolver: Arc<dyn ResolvesServerCert>,
+    name: OnceLock<Box<str>>,
+}
+
+impl ResolvesServerCert for Heard {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if let Some(name) = hello.server_name() {
+            let _ = self.name.set(name.into());
+        }
+        self.resolver.resolve(hello)
+    }
+}
+
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
 impl Leg {
-    /// Takes a connection whose handshake is done.
-    pub fn new(tcp: TcpStream, tls: impl Into<Connection>) -> Self {
-        let mut tls = tls.into();
-        // The caller bounds what it writes: it reads nothing for a leg that has output waiting.
-        tls.set_buffer_limit(None);
-        Self { tcp, tls, ended: false }
+    /// A client's connection, after its handshake.
+    ///
+    /// # Errors
+    /// Of the socket; `InvalidData` around what rustls says; `UnexpectedEof` where the client leaves.
+    pub async fn accept(tcp: TcpStream, config: &ServerConfig) -> io::Result<Self> {
+        let heard = Arc::new(Heard { resolver: Arc::clone(&config.cert_resolver), name: OnceLock::new() });
+        let mut config = config.clone();
+        config.cert_resolver = Arc::clone(&heard) as _;
+        let tls = UnbufferedServerConnection::new(Arc::new(config)).map_err(invalid)?;
+        let mut leg = Self::new(tcp, Records::Server(Box::new(tls)));
+        leg.shake_hands().await?;
+        leg.server_name = heard.name.get().cloned();
+        Ok(leg)
+    }
+
+    /// A connection to a server, after its handshake.
+    ///
+    /// # Errors
+    /// As [`Leg::accept`].
+    pub async fn connect(
+        tcp: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let tls = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
+        let mut leg = Self::new(tcp, Records::Client(Box::new(tls)));
+        leg.shake_hands().await?;
+        Ok(leg)
+    }
+
+    fn new(tcp: TcpStream, tls: Records) -> Self {
+        let (held, early, out) = Default::default();
+        Self { tcp, tls, server_name: None, held, early, out, sent: 0, ended: false, broken: false }
+    }
+
+    async fn shake_hands(&mut self) -> io::Result<()> {
+        // A client speaks first.
+        self.look(None).map_err(invalid)?;
+        loop {
+            self.flush().await?;
+            if !self.tls.state().is_handshaking() {
+                return Ok(());
+            }
+            if self.ended {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer left the TLS handshake"));
+            }
+            let mut early = std::mem::take(&mut self.early);
+            let received = std::future::poll_fn(|cx| self.poll_receive(cx, &mut early)).await;
+            self.early = early;
+            if let Err(error) = received {
+                // The alert, if the socket takes it.
+                std::future::poll_fn(|cx| Poll::Ready(self.poll_flush(cx).is_ready())).await;
+                return Err(error);
+            }
+        }
+    }
+
+    /// The peer's certificates, the leaf first, where it showed some.
+    #[must_use]
+    pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        self.tls.state().peer_certificates()
+    }
+
+    /// Whether the handshake resumed an earlier session.
+    #[must_use]
+    pub fn resumed(&self) -> bool {
+        self.tls.state().handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// The TLS server name that a client asked for.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
     }
 
     /// Appends decrypted bytes to `out`. `Ready(Ok(0))` is the end of the stream.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<usize>> {
         let before = out.len();
-        self.drain(out)?;
+        out.append(&mut std::mem::take(&mut self.early));
         while !self.ended && out.len() - before < ENOUGH {
             match self.poll_receive(cx, out) {
                 Poll::Ready(done) => done?,
@@ -60,24 +166,29 @@ impl Leg {
 
     /// Encrypts `bytes`; they leave with the next flush.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.tls.writer().write_all(bytes)
+        if bytes.is_empty() || self.look(Some(Task::Write(bytes))).map_err(invalid)? {
+            return Ok(());
+        }
+        Err(io::ErrorKind::BrokenPipe.into())
     }
 
     /// Whether everything that was written has left.
     pub fn is_flushed(&self) -> bool {
-        !self.tls.wants_write()
+        self.out.is_empty()
     }
 
     /// Sends what waits. `Pending` while the peer does not take it.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.tls.wants_write() {
-            match self.tls.write_tls(&mut Outgoing { tcp: &mut self.tcp, cx }) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(error) => return Poll::Ready(Err(error)),
+        if self.out.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while let Some(rest @ [_, ..]) = self.out.get(self.sent..) {
+            match ready!(Pin::new(&mut self.tcp).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                length => self.sent += length,
             }
         }
+        (self.out, self.sent) = (Vec::new(), 0);
         Poll::Ready(Ok(()))
     }
 
@@ -93,7 +204,7 @@ impl Leg {
 
     /// Ends our direction: what waits, the closing alert, the end of the TCP stream.
     pub async fn shut(&mut self) -> io::Result<()> {
-        self.tls.send_close_notify();
+        self.look(Some(Task::Close)).map_err(invalid)?;
         self.flush().await?;
         std::future::poll_fn(|cx| Pin::new(&mut self.tcp).poll_shutdown(cx)).await
     }
@@ -107,87 +218,176 @@ impl Leg {
         }
     }
 
-    /// The connection's state, such as its certificates.
-    pub fn tls(&self) -> &Connection {
-        &self.tls
-    }
-
-    fn poll_receive(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<()>> {
+    fn poll_receive(&mut self, cx: &mut Context<'_>, plain: &mut Vec<u8>) -> Poll<io::Result<()>> {
         RAW_BUFFER.with_borrow_mut(|raw| {
-            let mut buffer = ReadBuf::new(raw);
+            let held = self.held.len();
+            let Some((front, space)) = raw.split_at_mut_checked(held).filter(|_| held <= MOST_HELD) else {
+                return Poll::Ready(Err(invalid(rustls::Error::General(
+                    "a handshake message is too long".to_owned(),
+                ))));
+            };
+            let mut buffer = ReadBuf::new(space.get_mut(..RAW).unwrap_or_default());
             ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
+            let length = buffer.filled().len();
+            if length == 0 {
                 self.ended = true;
                 return Poll::Ready(Ok(()));
             }
-            Poll::Ready(self.decrypt(buffer.filled(), out))
+            front.copy_from_slice(&self.held);
+            let sealed = raw.get_mut(..held + length).unwrap_or_default();
+            let look = match self.tls.look(sealed, plain, &mut self.out, None) {
+                Ok(look) => look,
+                Err(error) => {
+                    (self.ended, self.broken) = (true, true);
+                    return Poll::Ready(Err(invalid(error)));
+                }
+            };
+            // Nothing counts behind the peer's closing alert.
+            self.ended |= look.closed;
+            self.held = sealed.get(look.taken..).unwrap_or_default().to_vec();
+            Poll::Ready(Ok(()))
         })
     }
 
-    fn decrypt(&mut self, mut sealed: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        while !sealed.is_empty() {
-            if self.tls.read_tls(&mut sealed)? == 0 {
-                // Nothing counts behind the peer's closing alert.
-                self.ended = true;
-                break;
+    /// Looks at what is held, and carries a task out: false where the connection does not allow it any more.
+    fn look(&mut self, task: Option<Task<'_>>) -> Result<bool, rustls::Error> {
+        if self.broken {
+            return Ok(false);
+        }
+        let look = self
+            .tls
+            .look(&mut self.held, &mut self.early, &mut self.out, task)
+            .inspect_err(|_| (self.ended, self.broken) = (true, true))?;
+        self.ended |= look.closed;
+        self.held.drain(..look.taken);
+        Ok(look.done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::RootCertStore;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+    use super::*;
+
+    /// A server's and a client's settings; handshake messages are split over records of so many bytes.
+    fn settings(fragment: Option<usize>) -> (ServerConfig, Arc<ClientConfig>) {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(own.cert.der().clone()).unwrap();
+        let provider = crate::tls::provider();
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .unwrap();
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        (server.max_fragment_size, client.max_fragment_size) = (fragment, fragment);
+        (server, Arc::new(client))
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    async fn dribble(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, piece: usize) {
+        let mut bytes = vec![0; piece];
+        while let Ok(length @ 1..) = from.read(&mut bytes).await {
+            if to.write_all(&bytes[..length]).await.is_err() {
+                return;
             }
-            self.tls
-                .process_new_packets()
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            self.drain(out)?;
-        }
-        Ok(())
-    }
-
-    fn drain(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
-        loop {
-            let mut reader = self.tls.reader();
-            let length = match reader.fill_buf() {
-                Ok([]) => {
-                    self.ended = true;
-                    return Ok(());
-                }
-                Ok(chunk) => {
-                    out.extend_from_slice(chunk);
-                    chunk.len()
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    self.ended = true;
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            };
-            reader.consume(length);
+            tokio::task::yield_now().await;
         }
     }
-}
 
-/// The socket as rustls writes to it: what would wait is `WouldBlock`, with the waker registered.
-struct Outgoing<'a, 'b> {
-    tcp: &'a mut TcpStream,
-    cx: &'a mut Context<'b>,
-}
+    /// Two sockets with a wire between them that passes so many bytes at a time.
+    async fn wire(piece: usize) -> (TcpStream, TcpStream) {
+        let ((near, left), (right, far)) = (pair().await, pair().await);
+        let ((left_in, left_out), (right_in, right_out)) = (left.into_split(), right.into_split());
+        tokio::spawn(dribble(left_in, right_out, piece));
+        tokio::spawn(dribble(right_in, left_out, piece));
+        (near, far)
+    }
 
-impl Outgoing<'_, '_> {
-    fn now<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
-        match poll {
-            Poll::Ready(done) => done,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    async fn connected(fragment: Option<usize>, piece: usize) -> (Leg, Leg) {
+        let (server, client) = settings(fragment);
+        let (near, far) = wire(piece).await;
+        let name = ServerName::try_from("localhost").unwrap();
+        let (client, server) = tokio::join!(Leg::connect(near, client, name), Leg::accept(far, &server));
+        (client.unwrap(), server.unwrap())
+    }
+
+    #[tokio::test]
+    async fn records_and_handshakes_come_in_any_pieces() {
+        for (fragment, piece) in [(None, 1), (Some(64), 1), (Some(64), 7), (None, 4_096), (Some(64), 4_096)] {
+            let (mut client, mut server) = connected(fragment, piece).await;
+            assert_eq!((server.server_name(), server.resumed()), (Some("localhost"), false));
+            let sent: Vec<u8> = (0..40_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+            for (from, to) in [(0, 1), (1, 0)] {
+                let legs = [&mut client, &mut server];
+                legs[from].write(&sent).unwrap();
+                legs[from].flush().await.unwrap();
+                let mut received = Vec::new();
+                while received.len() < sent.len() {
+                    assert_ne!(legs[to].fill(&mut received).await.unwrap(), 0, "{fragment:?} {piece}");
+                }
+                assert!(received == sent, "{fragment:?} {piece}");
+            }
+            client.shut().await.unwrap();
+            assert_eq!(server.fill(&mut Vec::new()).await.unwrap(), 0);
+            // Its own direction is open still.
+            server.write(b"bye").unwrap();
+            server.shut().await.unwrap();
+            assert!(server.write(b"more").is_err());
+            let mut last = Vec::new();
+            assert_eq!((client.fill(&mut last).await.unwrap(), last.as_slice()), (3, b"bye".as_slice()));
         }
     }
-}
 
-impl io::Write for Outgoing<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Self::now(Pin::new(&mut *self.tcp).poll_write(self.cx, bytes))
+    #[tokio::test]
+    async fn at_rest_a_leg_holds_nothing() {
+        let (mut client, mut server) = connected(None, 4_096).await;
+        client.write(b"PING").unwrap();
+        client.flush().await.unwrap();
+        assert_eq!(server.fill(&mut Vec::new()).await.unwrap(), 4);
+        for leg in [&client, &server] {
+            assert_eq!((leg.held.capacity(), leg.early.capacity(), leg.out.capacity()), (0, 0, 0));
+        }
     }
 
-    fn write_vectored(&mut self, bytes: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        Self::now(Pin::new(&mut *self.tcp).poll_write_vectored(self.cx, bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    #[tokio::test]
+    async fn nonsense_is_an_error_wherever_it_comes() {
+        // The first bytes of a hello whose message is 512 bytes long, in a record of 16.
+        let begun = [&[22, 3, 1, 0, 16, 1, 0, 2, 0, 3, 3][..], &[7; 10]].concat();
+        for bytes in [
+            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+            [22, 3, 1, 0, 4, 1, 0, 0, 0].to_vec(),
+            [begun.clone(), vec![23, 3, 3, 0, 1, 0]].concat(),
+            [begun.clone(), vec![255; 64]].concat(),
+            [begun.clone(), vec![22, 3, 1, 255, 255]].concat(),
+            begun,
+        ] {
+            let (server, _) = settings(None);
+            let (mut near, far) = wire(3).await;
+            near.write_all(&bytes).await.unwrap();
+            near.shutdown().await.unwrap();
+            assert!(Leg::accept(far, &server).await.is_err());
+        }
+        let (mut client, mut server) = connected(None, 4_096).await;
+        client.tcp.write_all(&[23, 3, 3, 0, 32]).await.unwrap();
+        client.tcp.write_all(&[0; 40]).await.unwrap();
+        assert!(server.fill(&mut Vec::new()).await.is_err());
+        assert!(server.write(b"no").is_err());
     }
 }

@@ -14,6 +14,7 @@ pub mod gate;
 pub mod handle;
 pub mod journal;
 pub mod leg;
+mod records;
 mod replies;
 mod requests;
 pub mod special;

@@ -16,7 +16,6 @@ use rustls::pki_types::ServerName;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::admission::Plan;
 use crate::metrics::Metrics;
@@ -101,12 +100,8 @@ impl Dialer {
         let name =
             ServerName::try_from(host.to_owned()).map_err(|_| refuse(format!("{host:?} is no host name")))?;
         let config = self.tls.for_ca(database.ca.as_deref()).map_err(|error| refuse(error.to_string()))?;
-        let handshake = Box::pin(TlsConnector::from(config).connect(name, tcp));
-        match timeout(self.step, handshake).await {
-            Ok(Ok(stream)) => {
-                let (tcp, tls) = stream.into_inner();
-                Ok(Leg::new(tcp, tls))
-            }
+        match timeout(self.step, Leg::connect(tcp, config, name)).await {
+            Ok(Ok(leg)) => Ok(leg),
             Ok(Err(error)) => Err(refuse(tls::words(&error, host))),
             Err(_) => Err(refuse(format!(
                 "no answer within {} s; is in-transit encryption enabled on the cache?",
