@@ -144,8 +144,7 @@ fn encode<D>(data: &mut EncodeTlsData<'_, D>, out: &mut Vec<u8>) -> Result<Next,
     let fault = |error: EncodeError| Error::General(error.to_string());
     let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) else { return Ok(Next::Again) };
     let at = out.len();
-    out.resize(at + size.required_size, 0);
-    data.encode(out.get_mut(at..).unwrap_or_default()).map_err(fault)?;
+    data.encode(space(out, at, size.required_size)).map_err(fault)?;
     Ok(Next::Again)
 }
 
@@ -157,8 +156,7 @@ fn carry_out<D>(task: Task<'_>, traffic: &mut WriteTraffic<'_, D>, out: &mut Vec
     };
     let mut room = bytes + OVERHEAD * (bytes / RECORD + 2);
     loop {
-        out.resize(at + room, 0);
-        let space = out.get_mut(at..).unwrap_or_default();
+        let space = space(out, at, room);
         let sealed = match task {
             Task::Write(bytes) => traffic.encrypt(bytes, space),
             Task::Close => traffic.queue_close_notify(space),
@@ -178,4 +176,15 @@ fn carry_out<D>(task: Task<'_>, traffic: &mut WriteTraffic<'_, D>, out: &mut Vec
             }
         }
     }
+}
+
+/// So many bytes to write to, behind the first `at` of `out`.
+fn space(out: &mut Vec<u8>, at: usize, room: usize) -> &mut [u8] {
+    if out.is_empty() {
+        // The common case, and the allocator has zeros ready.
+        *out = vec![0; room];
+    } else {
+        out.resize(at + room, 0);
+    }
+    out.get_mut(at..).unwrap_or_default()
 }
