@@ -154,7 +154,7 @@ impl ReplyScanner {
                 next.checked_add(usize::try_from(value).ok()?)?
             }
             (b'+', [b'O', b'K', ..]) => 3,
-            (b':', [_, b'\r', ..]) => 2,
+            (b':', [digit, b'\r', ..]) if *digit != b'\r' => 2,
             _ => return None,
         };
         let &[b'\r', b'\n'] = buf.get(end..end.checked_add(2)?)? else { return None };

@@ -131,3 +131,13 @@ fn an_attribute_with_an_array_does_not_hide_the_first_element() {
     let bytes = b"*2\r\n|1\r\n+a\r\n*1\r\n:1\r\n$7\r\nmessage\r\n:2\r\n";
     assert_eq!(one(bytes).text(bytes), Some(&b"message"[..]));
 }
+
+/// Found by fuzzing: the glance at short integers took a CR for the digit, and read what the walk refuses.
+#[test]
+fn a_carriage_return_is_no_digit() {
+    let whole = ReplyScanner::new(Limits::DEFAULT).scan(b":\r\r\n");
+    assert_eq!(whole, Err(ReplyError::MissingCrlf));
+    let mut cut = ReplyScanner::new(Limits::DEFAULT);
+    assert_eq!(cut.scan(b":"), Ok(Step::NeedMore));
+    assert_eq!(cut.scan(b":\r\r\n"), whole);
+}
