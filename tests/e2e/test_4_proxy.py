@@ -219,6 +219,28 @@ def test_the_second_proxy_and_the_load_balancer_serve_too(world):
         sock.close()
 
 
+def test_a_lock_cuts_and_refuses_until_it_is_taken_away(world):
+    live = world.redis("bob", "carts", "iam-ro")
+    assert live.ping()
+    world.ok("alice", "locks", "add", "--name", "e2e", "--user", "bob", "--message", "INC-1", "--ttl", "5m")
+    try:
+        assert "INC-1" in world.ok("alice", "locks", "ls")
+
+        def cut():
+            try:
+                live.ping()
+                return False
+            except Exception as error:
+                return str(error) or "closed"
+
+        until(cut, 10, "the end of bob's session")
+        done = world.run("bob", "db", "connect", "carts", "--db-user", "iam-ro", "--", "PING")
+        assert done.returncode == 5 and "INC-1" in done.stderr, done.stderr
+    finally:
+        world.ok("alice", "locks", "rm", "e2e")
+    until(lambda: world.run("bob", "db", "connect", "carts", "--db-user", "iam-ro", "--", "PING").returncode == 0, 10, "bob again")
+
+
 # -- limits
 
 def test_a_silent_client_is_let_go(world):
@@ -292,13 +314,13 @@ def test_every_step_is_audited(world):
         return events if wanted <= kinds else None
 
     events = until(found, 15, "the audit of carol's session")
-    start = next(e for e in events if e["code"] == "TDB00I")
+    start = next(e for e in events if e["code"] == "TDB00I" and e["user"] == "carol")
     assert (start["db_service"], start["db_user"], start["success"]) == ("orders", "iam-ro", True)
     assert "analyst" in start["rule"]
     refused = [e for e in events if e["code"] == "TDB02W" and e["db_query"].upper().startswith("SET")]
     assert len(refused) == 1 and "analyst" in refused[0]["message"], events
     assert "secret-value-e2e" not in str(events)
-    summary = next(e for e in events if e["event"] == "keystile.session.summary")
+    summary = next(e for e in events if e["event"] == "keystile.session.summary" and e["user"] == "carol")
     assert {name.upper() for name in summary["commands"]} >= {"GET", "SET"}
 
 

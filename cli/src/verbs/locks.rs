@@ -1,5 +1,6 @@
 //! `locks`.
 
+use keystile_api::LockSpec;
 use keystile_model::document::Document;
 use keystile_model::policy::LockTarget;
 use serde_json::json;
@@ -25,14 +26,10 @@ pub(crate) fn run(context: &Context, verb: Locks) -> Result<(), Failure> {
 
 fn lock(add: LockAdd, name: &str, now: i64) -> Document {
     let target = LockTarget { user: add.user, role: add.role, database: add.database, db_user: add.db_user };
-    let mut spec = json!({ "target": target });
-    if !add.message.is_empty() {
-        spec["message"] = json!(add.message);
-    }
-    if let Some(ttl) = add.ttl {
-        spec["expires_at"] = json!(now.saturating_add_unsigned(ttl.seconds));
-    }
-    documents::document("lock", name, "", spec)
+    let end = add.ttl.map(|ttl| now.saturating_add_unsigned(ttl.seconds));
+    let end = end.and_then(|at| time::OffsetDateTime::from_unix_timestamp(at).ok());
+    let expires = end.and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok());
+    documents::document("lock", name, "", json!(LockSpec { target, message: add.message, expires }))
 }
 
 fn cells(document: &Document) -> Vec<String> {
@@ -40,15 +37,11 @@ fn cells(document: &Document) -> Vec<String> {
     let target = spec["target"].as_object().into_iter().flatten();
     let target: Vec<_> =
         target.filter_map(|(part, value)| Some(format!("{part}={}", value.as_str()?))).collect();
-    let expires =
-        spec["expires_at"].as_i64().and_then(|at| time::OffsetDateTime::from_unix_timestamp(at).ok());
-    let expires = expires.and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok());
-    let message = spec["message"].as_str().unwrap_or_default().to_owned();
     vec![
         document.metadata.name.clone(),
         target.join(" "),
-        expires.unwrap_or_else(|| "never".to_owned()),
-        message,
+        spec["expires"].as_str().unwrap_or("never").to_owned(),
+        spec["message"].as_str().unwrap_or_default().to_owned(),
     ]
 }
 
@@ -68,7 +61,10 @@ mod tests {
             ttl: keystile_model::role::Span::parse("1h").ok(),
         };
         let document = lock(add, "l", 0);
-        assert_eq!(document.spec, json!({"target": {"user": "bob"}, "message": "away", "expires_at": 3600}));
+        assert_eq!(
+            document.spec,
+            json!({"target": {"user": "bob"}, "message": "away", "expires": "1970-01-01T01:00:00Z"})
+        );
         assert_eq!(cells(&document), ["l", "user=bob", "1970-01-01T01:00:00Z", "away"]);
     }
 }

@@ -8,7 +8,7 @@ use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use super::{DEPLOYMENT, DOMAIN, Ground, POLICY_TABLE, RUNTIME_TABLE, admin};
+use super::{DEPLOYMENT, Ground, POLICY_TABLE, RUNTIME_TABLE, admin};
 use crate::fixture::HOME_REGION;
 use crate::world::environment::Environment;
 use crate::world::proxies;
@@ -58,7 +58,6 @@ fn proxy_environment(
         ("KEYSTILE_METRICS_LISTEN", format!("127.0.0.1:{metrics}")),
         ("KEYSTILE_ADVERTISE_ADDR", format!("127.0.0.1:{port}")),
         ("KEYSTILE_DEPLOYMENT", DEPLOYMENT.to_owned()),
-        ("KEYSTILE_DOMAIN", DOMAIN.to_owned()),
         ("KEYSTILE_GROUP", "default".to_owned()),
         ("KEYSTILE_POLICY_TABLE", POLICY_TABLE.to_owned()),
         ("KEYSTILE_RUNTIME_TABLE", RUNTIME_TABLE.to_owned()),
