@@ -13,6 +13,7 @@ pub mod expected;
 pub mod gate;
 pub mod handle;
 pub mod journal;
+pub mod judge;
 pub mod leg;
 mod records;
 mod replies;

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::task::{Context, Poll};
 
-use keystile_resp::command::{self, CommandId, Named};
+use keystile_resp::command::CommandId;
 use keystile_resp::encode;
 use keystile_resp::request::{Request, RequestError, Step};
 
 use super::expected::{Expect, Label, Topic, UNKNOWN};
-use super::special::{Special, c_string, is_kept_config, special, unknown_refusal};
+use super::judge::{Circumstances, Judgement, Refused, judge, label_of, named};
+use super::special::{Special, c_string, special};
 use super::{End, Replying, Session, Standing, give_back, take_buffer};
 use crate::audit::redact;
 
@@ -16,9 +17,6 @@ use crate::audit::redact;
 /// rejects it and so aborts the EXEC itself, which no bookkeeping of ours could do as surely. Its error is
 /// swallowed and the refusal takes its place.
 const POISON: &[u8] = b"*1\r\n$16\r\nkeystile-refused\r\n";
-
-/// Longest name of a channel: its confirmation must be seen whole to be counted.
-const MOST_CHANNEL: usize = 8 * 1024;
 
 /// What becomes of a request.
 pub(super) enum Verdict {
@@ -155,73 +153,28 @@ impl Session {
         buf: &[u8],
         streamed: bool,
     ) -> Result<Verdict, End> {
-        let Some(id) = id else {
-            return self.judge_unknown(request, buf);
+        let circumstances = Circumstances {
+            gate: &self.gate,
+            admitted: self.is_admitted(),
+            in_multi: self.in_multi,
+            streamed,
         };
-        let kind = special(id);
-        if !self.is_admitted()
-            && !matches!(kind, Special::Auth | Special::Hello | Special::Quit | Special::Reset)
-        {
-            return self.refuse(
-                Some(id),
-                "NOAUTH",
-                "Authentication required.",
-                "sign in with AUTH: this database takes the client's own password",
-            );
-        }
-        if let Special::Never(why) = kind {
-            return self.refuse(Some(id), "NOPERM", "never passes", why);
-        }
-        if !self.gate.allows(id) {
-            let text = format!(
-                "the db_commands of {} do not allow it on this database: ask an editor for a role that does",
-                self.gate.roles()
-            );
-            return self.refuse(Some(id), "NOPERM", "db_commands", &text);
-        }
-        if streamed && kind != Special::Plain && kind != Special::Watch {
-            return self.refuse(Some(id), "ERR", "too long", "its arguments are too long");
-        }
-        let args: Vec<Cow<'_, [u8]>> = if streamed { Vec::new() } else { request.args(buf).collect() };
-        let label = label_of(Some(id));
+        let kind = match judge(id, request, buf, circumstances) {
+            Judgement::Refused(refused) => return self.refuse(&refused),
+            Judgement::May(kind) => kind,
+        };
+        let label = label_of(id);
         let alone = request.argc == 1;
         match kind {
-            Special::Plain | Special::Never(_) => {}
+            Special::Plain | Special::Never(_) | Special::ConfigSet => {}
             Special::Topology if self.hide_topology => {
                 let text = "this cache is served as a single endpoint: connect without cluster mode";
-                return self.refuse(Some(id), "ERR", "topology", text);
+                return self.refuse(&Refused::new(id, "ERR", "topology", text));
             }
             Special::Topology => {}
-            Special::ConfigSet => {
-                if args.iter().skip(2).step_by(2).any(|parameter| is_kept_config(parameter)) {
-                    return self.refuse(
-                        Some(id),
-                        "NOPERM",
-                        "never passes",
-                        "the setting belongs to the server",
-                    );
-                }
-            }
-            Special::Auth | Special::Hello | Special::ClientReply if self.in_multi => {
-                return self.refuse(Some(id), "ERR", "in MULTI", "it is not allowed inside MULTI");
-            }
-            Special::Subscribe(_) | Special::Unsubscribe(_) if self.in_multi => {
-                return self.refuse(
-                    Some(id),
-                    "ERR",
-                    "in MULTI",
-                    "subscriptions are not allowed inside MULTI",
-                );
-            }
-            Special::Subscribe(_) | Special::Unsubscribe(_)
-                if args.iter().any(|channel| channel.len() > MOST_CHANNEL) =>
-            {
-                let text = "the name of a channel has at most 8,192 bytes here";
-                return self.refuse(Some(id), "ERR", "too long", text);
-            }
-            Special::Auth => return self.client_auth(label, &args),
-            Special::Hello => return self.client_hello(label, &args),
-            Special::ClientReply => return self.client_reply(label, &args),
+            Special::Auth => return self.client_auth(label, &all(request, buf)),
+            Special::Hello => return self.client_hello(label, &all(request, buf)),
+            Special::ClientReply => return self.client_reply(label, &all(request, buf)),
             Special::Quit => self.finishing = Some(End::Quit),
             Special::Reset if alone => return self.reset(),
             // With arguments it is an error, and changes nothing.
@@ -252,41 +205,13 @@ impl Session {
         Ok(Verdict::Pass)
     }
 
-    fn judge_unknown(&mut self, request: &Request, buf: &[u8]) -> Result<Verdict, End> {
-        if !self.is_admitted() {
-            return self.refuse(None, "NOAUTH", "Authentication required.", "sign in with AUTH first");
-        }
-        let Some(name) = plain_name(request, buf) else {
-            let text = "its name holds a NUL byte or is too long, and a server could take it for another's";
-            return self.refuse(None, "NOPERM", "never passes", text);
-        };
-        let name: &[u8] = &name;
-        if let Some(why) = unknown_refusal(name) {
-            return self.refuse(None, "NOPERM", "never passes", why);
-        }
-        if !self.gate.allows_unknown(name) {
-            let text = format!(
-                "the db_commands of {} do not allow it on this database, and Keystile does not know it: a role \
-                 has to name it",
-                self.gate.roles()
-            );
-            return self.refuse(None, "NOPERM", "db_commands", &text);
-        }
-        let muted = self.take_muted();
-        self.expected.reply(UNKNOWN, muted);
-        Ok(Verdict::Pass)
-    }
-
     /// Refuses a command: an answer in its place, and in a transaction a server that knows of it.
-    fn refuse(&mut self, id: Option<CommandId>, code: &str, rule: &str, why: &str) -> Result<Verdict, End> {
-        let label = label_of(id);
-        let text = format!("'{}' was refused: {why}", redact::name(id));
-        self.journal.refused(label, code, &format!("{rule}: {why}"));
-        let mut answer = Vec::new();
-        encode::error(&mut answer, &format!("{code} keystile:"), &text);
+    fn refuse(&mut self, refused: &Refused) -> Result<Verdict, End> {
+        self.journal.refused(label_of(refused.id), refused.code, &refused.record());
+        let answer = refused.answer();
         let muted = self.take_muted();
         if self.in_multi {
-            if id.is_some_and(|id| special(id) == Special::EndMulti) {
+            if refused.id.is_some_and(|id| special(id) == Special::EndMulti) {
                 // A refused EXEC or DISCARD ends the transaction, as one that the server refuses does.
                 self.in_multi = false;
                 self.watching = false;
@@ -434,37 +359,9 @@ impl Session {
     }
 }
 
-#[inline]
-fn named(request: &Request, buf: &[u8]) -> Option<CommandId> {
-    let name = request.name(buf)?;
-    let argument = request.arg(buf, 1);
-    match command::resolve(&name, argument.as_deref()) {
-        // A subcommand that is too long to be seen.
-        Named::Known(id) if argument.is_none() && request.argc > 1 && id.command().has_subcommands => None,
-        Named::Known(id) => Some(id),
-        Named::UnknownSubcommand(_) | Named::Unknown => None,
-    }
-}
-
-/// The name of a command that the table does not know; `None` where it, or its subcommand, could be another
-/// command to the server.
-///
-/// Servers look names up in a table that hashes all bytes and then compares C strings: `RESET`, a NUL byte and
-/// the right few bytes behind it are `RESET` there. So no name with a NUL byte passes, nor one that is too
-/// long to be seen.
-fn plain_name<'b>(request: &Request, buf: &'b [u8]) -> Option<Cow<'b, [u8]>> {
-    let plain = |index| request.arg(buf, index).filter(|word| !word.contains(&0));
-    let name = plain(0)?;
-    let is_container = command::find(&name).is_some_and(|id| id.command().has_subcommands);
-    if request.argc > 1 && is_container {
-        plain(1)?;
-    }
-    Some(name)
-}
-
-#[inline]
-fn label_of(id: Option<CommandId>) -> Label {
-    id.map_or(UNKNOWN, |id| Label::try_from(id.index()).unwrap_or(UNKNOWN))
+/// All arguments of a request that lies whole in `buf`.
+fn all<'b>(request: &Request, buf: &'b [u8]) -> Vec<Cow<'b, [u8]>> {
+    request.args(buf).collect()
 }
 
 /// Which of the counts of subscriptions a topic is.
