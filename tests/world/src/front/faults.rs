@@ -24,6 +24,8 @@ pub enum Fault {
     ErrorBefore,
     /// Refused as a call that the caller has no right to; nothing happens.
     Denied,
+    /// Refused as over a limit of the account or resource; nothing happens.
+    Quota,
     /// It takes effect, and is answered with an internal error.
     ErrorAfter,
     /// It takes effect after the ordered seconds.
@@ -164,8 +166,21 @@ pub(crate) fn fault_error(fault: Fault, call: &Call) -> ApiError {
         let message = format!("User is not authorized to perform: {}:{}", call.service, call.operation);
         return ApiError::new(status, code, message);
     }
+    if fault == Fault::Quota {
+        let code = match call.service.as_str() {
+            "secretsmanager" => "LimitExceededException",
+            "memorydb" => "UserQuotaExceededFault",
+            "elasticache" => "UserQuotaExceeded",
+            _ => "ServiceQuotaExceededException",
+        };
+        return ApiError::new(400, code, "The request would exceed a limit (an ordered fault).");
+    }
     if fault != Fault::Throttle {
-        let code = if call.protocol == Protocol::Json { "InternalServerError" } else { "InternalFailure" };
+        let code = match (call.service.as_str(), call.protocol) {
+            ("secretsmanager", _) => "InternalServiceError",
+            (_, Protocol::Json) => "InternalServerError",
+            _ => "InternalFailure",
+        };
         return ApiError::new(
             500,
             code,

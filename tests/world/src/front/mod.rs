@@ -47,6 +47,7 @@ use crate::world::paths::replace_file;
 use acl::ServerAdmin;
 use caches::{Clouds, Settings};
 use faults::Faults;
+use secrets::Secrets;
 use upstream::Upstream;
 
 /// What the front is told at its start.
@@ -146,6 +147,7 @@ pub(crate) struct Front {
     pub(crate) ring: KeyRing,
     pub(crate) faults: Faults,
     pub(crate) clouds: Arc<Clouds>,
+    pub(crate) secrets: Secrets,
     pub(crate) functions: Functions,
     pub(crate) control_token: SecretString,
     pub(crate) access_host: String,
@@ -189,6 +191,7 @@ pub async fn serve(config: FrontConfig) -> anyhow::Result<FrontHandle> {
         ring,
         faults: Faults::default(),
         clouds,
+        secrets: Secrets::new(OffsetDateTime::now_utc()),
         functions,
         control_token: token.into(),
         access_host,

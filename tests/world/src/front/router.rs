@@ -109,7 +109,7 @@ async fn with_faults(
     now: OffsetDateTime,
 ) -> Option<Response> {
     let fault = front.faults.take(call);
-    if let Some((Fault::Throttle | Fault::ErrorBefore | Fault::Denied, _)) = fault {
+    if let Some((Fault::Throttle | Fault::ErrorBefore | Fault::Denied | Fault::Quota, _)) = fault {
         return fault.map(|(fault, _)| fault_error(fault, call).response(call.protocol));
     }
     if let Some((Fault::Slow, seconds)) = fault {
@@ -178,11 +178,17 @@ async fn forward(
     caller: &Caller,
     now: OffsetDateTime,
 ) -> Result<Response, ApiError> {
-    let passage =
-        Passage { upstream: &front.upstream, account: &caller.key.account, region: &caller.region, now };
+    let passage = Passage {
+        secrets: &front.secrets,
+        upstream: &front.upstream,
+        account: &caller.key.account,
+        region: &caller.region,
+        now,
+    };
     let secrets = call.service == "secretsmanager";
-    if secrets {
-        passage.before(&call.operation, request).await?;
+    let _turn = if secrets { front.secrets.turn(&call.operation).await } else { None };
+    if secrets && let Some(answer) = passage.before(&call.operation, request).await? {
+        return Ok(answer);
     }
     let mut target = request.path.clone();
     if !request.query.is_empty() {

@@ -1,4 +1,4 @@
-//! Faults, the record of calls, and what is made right in Secrets Manager.
+//! Faults, and the record of calls.
 
 use aws_sdk_elasticache::Client;
 use aws_sdk_elasticache::config::retry::RetryConfig;
@@ -93,40 +93,4 @@ async fn each_call_is_recorded_with_its_table_and_caller() {
     let (status, _) =
         http("POST", &ground.front.faults_url, &[], r#"{"op": "x:*", "fault": "melt"}"#.into()).await;
     assert_eq!(status, 400);
-}
-
-#[tokio::test]
-async fn a_secrets_token_is_its_version_and_never_two_values() {
-    let ground = Ground::new().await;
-    let client = aws_sdk_secretsmanager::Client::new(&ground.admin().await);
-    let token = uuid::Uuid::new_v4().to_string();
-    let made = client
-        .create_secret()
-        .name("keystile/x")
-        .secret_string("first")
-        .client_request_token(&token)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(made.version_id(), Some(token.as_str()));
-    let got = client.get_secret_value().secret_id("keystile/x").version_id(&token).send().await.unwrap();
-    assert_eq!(got.secret_string(), Some("first"));
-    let described = client.describe_secret().secret_id("keystile/x").send().await.unwrap();
-    assert_eq!(described.version_ids_to_stages().unwrap()[&token], ["AWSCURRENT"]);
-
-    let next = uuid::Uuid::new_v4().to_string();
-    let put = |value: &str| {
-        let put = client.put_secret_value().secret_id("keystile/x").secret_string(value);
-        put.client_request_token(&next).version_stages("AWSPENDING").send()
-    };
-    put("second").await.unwrap();
-    put("second").await.unwrap();
-    let other = put("third").await.unwrap_err();
-    assert!(other.as_service_error().unwrap().is_resource_exists_exception());
-
-    let legacy =
-        client.describe_secret().secret_id("teleport/elasticache/us-east-1/123456789012/user/legacy-app");
-    let legacy = legacy.send().await.unwrap();
-    let age = time::OffsetDateTime::now_utc().unix_timestamp() - legacy.created_date().unwrap().secs();
-    assert!((7195..7300).contains(&age), "{age}");
 }

@@ -7,4 +7,5 @@ mod calls;
 mod functions;
 mod ground;
 mod identity;
+mod secrets;
 mod servers;
