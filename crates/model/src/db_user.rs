@@ -52,7 +52,8 @@ pub struct DbUser {
     /// User groups or ACLs that it is in, by name.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub groups: BTreeSet<String>,
-    /// Whether Keystile rotates its password.
+    /// Whether its owner tagged it for Keystile to rotate its password. Of an IAM user that says nothing: it is
+    /// left alone.
     #[serde(default)]
     pub managed: bool,
 }

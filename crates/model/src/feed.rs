@@ -7,6 +7,7 @@ use crate::db_user::DbUser;
 use crate::matcher::Matcher;
 use crate::policy::{CaCertificate, Lock, NameClaim, Settings};
 use crate::role::Role;
+use crate::rotation::Rotation;
 use crate::user::{ArnRule, User};
 
 /// The version of the items' shapes that this build writes and reads. A head whose `min_reader` is above
@@ -69,11 +70,13 @@ pub enum EntityKind {
     DbUser,
     /// Who holds a database name.
     NameClaim,
+    /// The rotation of a managed db user; written by rotate only.
+    Rotation,
 }
 
 impl EntityKind {
     /// All kinds, with the feed each belongs to.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Settings,
         Self::User,
         Self::ArnRule,
@@ -85,13 +88,14 @@ impl EntityKind {
         Self::Database,
         Self::DbUser,
         Self::NameClaim,
+        Self::Rotation,
     ];
 
     /// The feed that holds it.
     #[must_use]
     pub fn feed(self) -> Feed {
         match self {
-            Self::Database | Self::DbUser | Self::NameClaim => Feed::Inventory,
+            Self::Database | Self::DbUser | Self::NameClaim | Self::Rotation => Feed::Inventory,
             _ => Feed::Access,
         }
     }
@@ -111,6 +115,7 @@ impl EntityKind {
             Self::Database => "database",
             Self::DbUser => "db_user",
             Self::NameClaim => "name_claim",
+            Self::Rotation => "rotation",
         }
     }
 }
@@ -121,7 +126,7 @@ impl EntityKind {
 pub struct EntityKey {
     /// Its kind.
     pub kind: EntityKind,
-    /// Unique within its kind: a name, or the ARN of a db user.
+    /// Unique within its kind: a name, or the ARN of a db user (also of its rotation).
     pub id: String,
 }
 
@@ -157,6 +162,8 @@ pub enum Entity {
     DbUser(Box<DbUser>),
     /// See [`EntityKind::NameClaim`].
     NameClaim(NameClaim),
+    /// See [`EntityKind::Rotation`].
+    Rotation(Box<Rotation>),
 }
 
 impl Entity {
@@ -175,6 +182,7 @@ impl Entity {
             Self::Database(_) => EntityKind::Database,
             Self::DbUser(_) => EntityKind::DbUser,
             Self::NameClaim(_) => EntityKind::NameClaim,
+            Self::Rotation(_) => EntityKind::Rotation,
         }
     }
 
@@ -192,6 +200,7 @@ impl Entity {
             Self::CaCertificate(ca) => ca.id(),
             Self::DbUser(user) => user.arn.to_string(),
             Self::NameClaim(claim) => claim.name.to_string(),
+            Self::Rotation(rotation) => rotation.arn.to_string(),
         };
         EntityKey { kind: self.kind(), id }
     }

@@ -20,6 +20,7 @@ pub mod naming;
 pub mod policy;
 pub mod report;
 pub mod role;
+pub mod rotation;
 pub mod runtime;
 pub mod store;
 pub mod user;

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::arn::Arn;
 use crate::database::{AssumeRole, CacheAuth, DatabaseKind};
 use crate::labels::{Labels, SelectorSpec};
+use crate::role::Span;
+use crate::rotation::{MAX_PERIOD_S, MIN_PERIOD_S};
 
 /// The body (`spec`) of a matcher document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,10 @@ pub struct MatcherSpec {
     /// Whether users tagged `teleport.dev/managed` count as managed.
     #[serde(default)]
     pub adopt_teleport: bool,
+    /// How often managed users of what it covers get a new password: 15 minutes (the default) to 90 days. Of
+    /// several matchers that cover a user the shortest holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotate_every: Option<Span>,
 }
 
 /// A matcher with its name.
@@ -87,6 +93,11 @@ impl MatcherSpec {
                 && id.chars().all(|c| c.is_ascii_alphanumeric() || "_+=,.@:/-".contains(c)))
         {
             return shape("external_id must be 2 to 1,224 of letters, digits and _+=,.@:/-".to_owned());
+        }
+        if let Some(period) = self.rotate_every
+            && !(MIN_PERIOD_S..=MAX_PERIOD_S).contains(&period.seconds)
+        {
+            return shape("rotate_every is 15m to 90d: Secrets Manager keeps 100 versions a day".to_owned());
         }
         crate::labels::LabelSelector::compile(&self.tags)?;
         Ok(())

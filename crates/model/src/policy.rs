@@ -12,6 +12,7 @@ use crate::feed::{Change, Entity, EntityKey, EntityKind};
 use crate::matcher::Matcher;
 use crate::name::{DatabaseName, RoleName, UserName};
 use crate::role::{CompiledRole, Role, Span, built_in};
+use crate::rotation::Rotation;
 use crate::user::{ArnRule, User};
 
 /// The deployment's settings.
@@ -160,6 +161,7 @@ pub struct Policy {
     db_users: HashMap<String, Arc<DbUser>>,
     db_users_by_name: HashMap<String, Vec<Arc<DbUser>>>,
     name_claims: BTreeMap<String, Arc<NameClaim>>,
+    rotations: HashMap<String, Arc<Rotation>>,
 }
 
 impl Policy {
@@ -220,6 +222,7 @@ impl Policy {
         all.extend(self.databases.values().map(|d| Entity::Database(Box::new((**d).clone()))));
         all.extend(self.db_users.values().map(|u| Entity::DbUser(Box::new((**u).clone()))));
         all.extend(self.name_claims.values().map(|c| Entity::NameClaim((**c).clone())));
+        all.extend(self.rotations.values().map(|r| Entity::Rotation(Box::new((**r).clone()))));
         all
     }
 
@@ -258,6 +261,9 @@ impl Policy {
             Entity::NameClaim(claim) => {
                 self.name_claims.insert(id, Arc::new(claim));
             }
+            Entity::Rotation(rotation) => {
+                self.rotations.insert(id, Arc::from(rotation));
+            }
         }
     }
 
@@ -294,6 +300,7 @@ impl Policy {
             EntityKind::Database => drop(self.databases.remove(id)),
             EntityKind::DbUser => self.forget_db_user(id),
             EntityKind::NameClaim => drop(self.name_claims.remove(id)),
+            EntityKind::Rotation => drop(self.rotations.remove(id)),
         }
     }
 
@@ -405,6 +412,17 @@ impl Policy {
     /// All name claims, by name.
     pub fn name_claims(&self) -> impl Iterator<Item = &Arc<NameClaim>> {
         self.name_claims.values()
+    }
+
+    /// The rotation of a db user, by its ARN; none before rotate saw it.
+    #[must_use]
+    pub fn rotation(&self, arn: &Arn) -> Option<&Arc<Rotation>> {
+        self.rotations.get(arn.as_str())
+    }
+
+    /// All rotations, in no order.
+    pub fn rotations(&self) -> impl Iterator<Item = &Arc<Rotation>> {
+        self.rotations.values()
     }
 
     /// What a db user's name means at a database.

@@ -12,6 +12,14 @@ pub const REPORTS: &str = "report";
 pub const DISCOVER: &str = "discover";
 /// Sort key of label sync's report and lease.
 pub const SYNC_LABELS: &str = "sync-labels";
+/// Sort key of rotation's report.
+pub const ROTATE: &str = "rotate";
+
+/// Sort key of the lease on the rotation of one account and region.
+#[must_use]
+pub fn rotate_lease(account: &str, region: &str) -> String {
+    format!("{ROTATE}#{account}#{region}")
+}
 
 /// Partition of a proxy group's heartbeats; the sort key is the proxy's id.
 #[must_use]

@@ -105,8 +105,8 @@ fn db_user(
         status: plain(&record.status, 40).to_ascii_lowercase(),
         access_string: plain(&record.access_string, MAX_ACCESS),
         groups: record.groups.clone(),
-        // An IAM user has no password to rotate.
-        managed: managed && auth == DbUserAuth::Password,
+        // Also of an IAM user, which rotation leaves alone and says so.
+        managed,
     })
 }
 

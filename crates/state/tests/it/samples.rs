@@ -2,9 +2,11 @@
 //! one entity apart.
 
 use keystile_model::arn::Arn;
+use keystile_model::db_user::{DbUser, DbUserAuth, DbUserService};
 use keystile_model::feed::{Change, Entity, EntityKey, EntityKind, Feed};
-use keystile_model::name::{DatabaseName, UserName};
+use keystile_model::name::{DatabaseName, DbUserName, UserName};
 use keystile_model::policy::NameClaim;
+use keystile_model::rotation::{Rotation, RotationPhase, VersionId};
 use keystile_model::user::User;
 
 /// The time that tests write at, in Unix seconds.
@@ -51,5 +53,36 @@ pub(crate) fn mark(entity: &Entity) -> i64 {
         Entity::User(user) => user.not_before.unwrap(),
         Entity::NameClaim(claim) => claim.vanished_at.unwrap(),
         other => panic!("no sample: {other:?}"),
+    }
+}
+
+fn user_arn(id: &str) -> Arn {
+    Arn::parse(format!("arn:aws:elasticache:us-east-1:123456789012:user:{id}")).unwrap()
+}
+
+pub(crate) fn db_user(id: &str) -> DbUser {
+    DbUser {
+        arn: user_arn(id),
+        id: id.to_owned(),
+        name: DbUserName::parse(id).unwrap(),
+        service: DbUserService::Elasticache,
+        auth: DbUserAuth::Password,
+        status: "active".to_owned(),
+        access_string: String::new(),
+        groups: Default::default(),
+        managed: true,
+    }
+}
+
+pub(crate) fn rotation(id: &str) -> Rotation {
+    Rotation {
+        arn: user_arn(id),
+        phase: RotationPhase::Rotating,
+        generation: 1,
+        secret: None,
+        current: Some(VersionId::new("1")),
+        pending: Some(VersionId::new("2")),
+        prove: Some(VersionId::new("2")),
+        reason: String::new(),
     }
 }

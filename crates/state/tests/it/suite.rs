@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystile_model::feed::{
-    Change, EntityKey, Feed, Head, LOG_RETENTION_S, MAX_CHANGES, MAX_LOG_BYTES, READER_VERSION,
+    Change, Entity, EntityKey, EntityKind, Feed, Head, LOG_RETENTION_S, MAX_CHANGES, MAX_LOG_BYTES,
+    READER_VERSION,
 };
 use keystile_model::store::{CommitError, Consistency, PolicyStore, RuntimeKey, RuntimeStore, StoreError};
 use keystile_state::memory::ManualClock;
@@ -14,7 +15,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use crate::bench::{Bench, Benches};
-use crate::samples::{NOW, delete, entity, key, mark, put};
+use crate::samples::{NOW, db_user, delete, entity, key, mark, put, rotation};
 use crate::torn::{Faults, TornStore};
 
 type Store = Arc<dyn PolicyStore>;
@@ -24,6 +25,7 @@ pub(crate) async fn all(benches: &dyn Benches, rounds: u64) {
     set_up_makes_a_head_once(&*benches.fresh().await).await;
     a_change_is_seen_whole(&*benches.fresh().await).await;
     a_change_on_an_old_head_is_a_conflict(&*benches.fresh().await).await;
+    rotations_are_entities_of_their_own(&*benches.fresh().await).await;
     what_is_not_legal_is_not_written(&*benches.fresh().await).await;
     the_log_is_kept_for_its_time(&*benches.fresh().await).await;
     many_pages_are_read(&*benches.fresh().await).await;
@@ -111,6 +113,33 @@ async fn a_change_is_seen_whole(bench: &dyn Bench) {
     assert_eq!((loaded.access.revision, loaded.inventory.revision), (2, 2));
 }
 
+/// Rotate's entities beside discovery's of the same ARN: each kind is a partition of its own, which is what IAM
+/// separates the two writers by.
+async fn rotations_are_entities_of_their_own(bench: &dyn Bench) {
+    let store = both_set_up(bench).await;
+    let (user, turning) = (db_user("app"), rotation("app"));
+    let arn = user.arn.clone();
+    let both = [
+        Change::Put(Entity::DbUser(Box::new(user.clone()))),
+        Change::Put(Entity::Rotation(Box::new(turning.clone()))),
+    ];
+    write(&store, Feed::Inventory, &both).await;
+    let policy = load(&*store).await.unwrap().policy;
+    assert_eq!(policy.rotation(&arn).map(|found| (**found).clone()), Some(turning.clone()));
+    assert_eq!(policy.db_users().count(), 1);
+    let log = store.log_after(Feed::Inventory, 0).await.unwrap();
+    assert_eq!(log[0].changes, both);
+    let key = EntityKey { kind: EntityKind::Rotation, id: arn.to_string() };
+    write(&store, Feed::Inventory, &[Change::Delete(key.clone())]).await;
+    let policy = load(&*store).await.unwrap().policy;
+    assert_eq!((policy.rotation(&arn), policy.db_users().count()), (None, 1));
+    // A newer shape is refused, not half-read.
+    let newer =
+        json!({"kind": "rotation", "body": {"arn": arn, "phase": "ready", "generation": 1, "moon": 1}});
+    bench.plant_entity(key, newer.to_string()).await;
+    assert!(matches!(load(&*store).await, Err(StoreError::Unreadable { .. })));
+}
+
 async fn a_change_on_an_old_head_is_a_conflict(bench: &dyn Bench) {
     let (store, feed) = (both_set_up(bench).await, Feed::Inventory);
     let old = write(&store, feed, &[put(feed, "a", 1)]).await;
@@ -133,9 +162,9 @@ async fn what_is_not_legal_is_not_written(bench: &dyn Bench) {
     let head = store.head(feed, Consistency::Strong).await.unwrap();
     let many = |n: usize| (0..n).map(|i| put(feed, &format!("u{i}"), 1)).collect::<Vec<_>>();
     let large = match entity(feed, "large", 1) {
-        keystile_model::feed::Entity::User(mut user) => {
+        Entity::User(mut user) => {
             user.traits.insert("x".to_owned(), vec!["y".repeat(MAX_LOG_BYTES)]);
-            Change::Put(keystile_model::feed::Entity::User(user))
+            Change::Put(Entity::User(user))
         }
         other => panic!("{other:?}"),
     };

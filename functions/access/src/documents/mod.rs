@@ -221,7 +221,11 @@ pub(crate) fn stored(policy: &Policy, kind: EntityKind, name: &str) -> Option<En
             .database(name)
             .filter(|database| database.kind == keystile_model::database::DatabaseKind::Static)
             .map(|database| Entity::StaticDatabase(Box::new((**database).clone()))),
-        EntityKind::CaCertificate | EntityKind::Database | EntityKind::DbUser | EntityKind::NameClaim => None,
+        EntityKind::CaCertificate
+        | EntityKind::Database
+        | EntityKind::DbUser
+        | EntityKind::NameClaim
+        | EntityKind::Rotation => None,
     }
 }
 

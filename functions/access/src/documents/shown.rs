@@ -41,7 +41,7 @@ pub(super) fn entity(entity: &Entity) -> Option<Document> {
         Entity::StaticDatabase(item) | Entity::Database(item) => Some(database(item)),
         Entity::DbUser(item) => Some(db_user(item)),
         Entity::CaCertificate(item) => Some(document("ca", &item.id(), spec(item))),
-        Entity::NameClaim(_) => None,
+        Entity::NameClaim(_) | Entity::Rotation(_) => None,
     }
 }
 
