@@ -9,6 +9,7 @@ pub mod admission;
 pub mod app;
 pub mod audit;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod failed_sign_ins;
