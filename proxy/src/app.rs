@@ -1,6 +1,6 @@
 //! The wiring: what the proxy is made of, how it starts, runs and stops.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,14 +10,14 @@ use keystile_model::store::{Clock, PolicyStore, RuntimeStore};
 use keystile_state::policy_feed::{self, Intervals, PolicySnapshot};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::accept::{Places, listeners};
 use crate::admin;
 use crate::audit::{Sink, Writer};
 use crate::clock::{CoarseClock, unix_ms};
 use crate::config::Config;
-use crate::connection;
 use crate::failed_sign_ins::FailedSignIns;
 use crate::logins::Logins;
 use crate::metrics::Metrics;
@@ -28,13 +28,10 @@ use crate::tls::{self, ClientVerifier, HostCertificate, PemSecrets};
 use crate::upstream::names::Names;
 use crate::upstream::tls::CacheTls;
 use crate::upstream::{Dialer, Tokens};
+use crate::workers::Workers;
 
 /// How long sessions may take to end once they were told to.
 const LAST_MOMENTS: Duration = Duration::from_secs(5);
-/// Connections over the limit that are told so at a time; those beyond are closed without a word.
-const MOST_TURNED_AWAY: usize = 64;
-/// The pause after a failed accept: the process may be out of files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What every connection needs.
 pub struct Shared {
@@ -93,7 +90,8 @@ pub struct App {
     shared: Arc<Shared>,
     runtime: Arc<dyn RuntimeStore>,
     certificate: Arc<HostCertificate>,
-    listener: TcpListener,
+    /// One for each worker, all at the same address.
+    listeners: Vec<StdListener>,
     metrics_listener: TcpListener,
     writer: Writer,
 }
@@ -124,8 +122,7 @@ impl App {
             allow_loopback: config.allow_loopback,
             metrics: Arc::clone(&metrics),
         };
-        let listener = TcpListener::bind(config.listen)
-            .await
+        let listeners = listeners(config.listen, config.workers)
             .with_context(|| format!("listening on {}", config.listen))?;
         let metrics_listener = TcpListener::bind(config.metrics_listen)
             .await
@@ -148,7 +145,7 @@ impl App {
             draining: AtomicBool::new(false),
             config,
         });
-        Ok(Self { shared, runtime: ports.runtime, certificate, listener, metrics_listener, writer })
+        Ok(Self { shared, runtime: ports.runtime, certificate, listeners, metrics_listener, writer })
     }
 
     /// Where clients come.
@@ -156,7 +153,7 @@ impl App {
     /// # Errors
     /// When the socket has no address.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listeners.first().ok_or(std::io::ErrorKind::AddrNotAvailable)?.local_addr()
     }
 
     /// Where `/metrics` is.
@@ -178,7 +175,7 @@ impl App {
     /// # Errors
     /// None that is known; errors of single connections stay with them.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { shared, runtime, certificate, listener, metrics_listener, writer } = self;
+        let Self { shared, runtime, certificate, listeners, metrics_listener, writer } = self;
         let mut background = JoinSet::new();
         background.spawn(overseer(&shared).run());
         background.spawn(admin::serve(Arc::clone(&shared), metrics_listener));
@@ -188,14 +185,19 @@ impl App {
             Arc::clone(&shared.metrics),
         ));
         background.spawn(crate::health::run(Arc::clone(&shared), Arc::clone(&runtime)));
-        tracing::info!(address = %shared.config.listen, id = %shared.proxy_id, "the proxy listens");
-        tokio::select! {
-            () = accept_all(&shared, &listener) => {}
-            () = stop => {}
-        }
+        let places = Places::new(&shared.config);
+        let workers = Workers::start(&shared, &places, listeners).context("starting the workers")?;
+        tracing::info!(
+            address = %shared.config.listen,
+            id = %shared.proxy_id,
+            workers = shared.config.workers,
+            "the proxy listens"
+        );
+        stop.await;
         // No more connections, before anything else: the load balancer sends them elsewhere.
-        drop(listener);
+        workers.stop_accepting();
         drain(&shared).await;
+        workers.end().await;
         background.shutdown().await;
         crate::health::leave(&shared, &*runtime).await;
         tokio::task::spawn_blocking(move || writer.finish())
@@ -215,51 +217,6 @@ fn overseer(shared: &Shared) -> Overseer {
         iam_life: shared.config.iam_life,
         summary_interval: shared.config.summary_interval,
         metrics: Arc::clone(&shared.metrics),
-    }
-}
-
-async fn accept_all(shared: &Arc<Shared>, listener: &TcpListener) {
-    let places = Arc::new(Semaphore::new(shared.config.max_connections));
-    let farewells = Arc::new(Semaphore::new(MOST_TURNED_AWAY));
-    let failed = Throttle::new(30);
-    loop {
-        let (tcp, remote) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                if let Some(times) = failed.tell(unix_ms(shared.clock.now())) {
-                    tracing::error!(
-                        %error,
-                        times,
-                        open = shared.metrics.connections_open.value(),
-                        "cannot accept connections: if it is 'too many open files', raise the task's nofile \
-                         limit or lower KEYSTILE_MAX_CONNECTIONS"
-                    );
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        shared.metrics.connections.add(1);
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            if let Ok(place) = Arc::clone(&farewells).try_acquire_owned() {
-                let shared = Arc::clone(shared);
-                tokio::spawn(async move {
-                    let _place = place;
-                    connection::turn_away(&shared, tcp, remote).await;
-                });
-            } else {
-                connection::note_limit(shared, "proxy", "");
-            }
-            continue;
-        };
-        let shared = Arc::clone(shared);
-        tokio::spawn(async move {
-            let _place = place;
-            shared.metrics.connections_open.add(1);
-            let metrics = Arc::clone(&shared.metrics);
-            connection::serve(shared, tcp, remote).await;
-            metrics.connections_open.add(-1);
-        });
     }
 }
 

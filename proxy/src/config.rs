@@ -65,6 +65,8 @@ pub struct Config {
     pub auth_timeout: Duration,
     /// `KEYSTILE_DIAL_TIMEOUT_S`: for each of DNS, connect, TLS and AUTH towards a cache, default 5 s, 1 to 60.
     pub dial_timeout: Duration,
+    /// `KEYSTILE_WORKERS`: threads that serve clients, default one for each core, 1 to 256.
+    pub workers: usize,
     /// `KEYSTILE_MAX_CONNECTIONS`: connections of clients at a time, default 20,000, 1 to 1,000,000.
     pub max_connections: usize,
     /// `KEYSTILE_MAX_CONNECTIONS_PER_USER`: sessions of one user at a time, default 10,000, 1 to 1,000,000. Roles
@@ -149,6 +151,7 @@ impl Config {
             handshake_timeout: seconds("KEYSTILE_HANDSHAKE_TIMEOUT_S", 10, 1, 120)?,
             auth_timeout: seconds("KEYSTILE_AUTH_TIMEOUT_S", 30, 1, 600)?,
             dial_timeout: seconds("KEYSTILE_DIAL_TIMEOUT_S", 5, 1, 60)?,
+            workers: usize::try_from(number("KEYSTILE_WORKERS", cores(), 1, 256)?).unwrap_or(1),
             max_connections: count("KEYSTILE_MAX_CONNECTIONS", 20_000)?,
             max_connections_per_user: count("KEYSTILE_MAX_CONNECTIONS_PER_USER", 10_000)?,
             max_connections_per_database: count("KEYSTILE_MAX_CONNECTIONS_PER_DATABASE", 10_000)?,
@@ -164,6 +167,11 @@ impl Config {
             proxy_protocol: networks("KEYSTILE_PROXY_PROTOCOL", text("KEYSTILE_PROXY_PROTOCOL"))?,
         })
     }
+}
+
+/// Cores that this process may use, as its control group says.
+fn cores() -> u64 {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() as u64).min(256))
 }
 
 /// Exactly one of the two ways to give the host certificate.

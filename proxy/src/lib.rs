@@ -4,6 +4,7 @@
 //! decides ([`admission`]), dials ([`upstream`]) and hands both sides to the engine ([`session`]). [`sessions`]
 //! watches over what lives, [`audit`] writes it down.
 
+pub mod accept;
 pub mod admin;
 pub mod admission;
 pub mod app;
@@ -30,3 +31,4 @@ pub mod throttle;
 pub mod tls;
 pub mod tokens;
 pub mod upstream;
+pub mod workers;

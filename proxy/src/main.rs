@@ -31,7 +31,8 @@ fn main() -> anyhow::Result<()> {
             "the limit of open files has room for fewer connections than KEYSTILE_MAX_CONNECTIONS: raise the task's nofile"
         );
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // What clients wait for runs on the workers' own runtimes: feeds, probes and metrics need no more than this.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run(config))
 }
 
