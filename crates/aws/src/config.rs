@@ -2,7 +2,7 @@
 //! call by itself; clients of single services are built from what it gives.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -105,13 +105,19 @@ impl AwsConfig {
     /// A region of our own account, or of the account of a role.
     #[must_use]
     pub fn access(&self, role: Option<&AssumeRole>, region: &str) -> SdkConfig {
-        let mut builder = self.base.to_builder().region(Region::new(region.to_owned()));
-        if let Some(role) = role {
-            builder
-                .set_credentials_provider(Some(SharedCredentialsProvider::new(self.role_credentials(role))));
-            // The base's identity cache holds our own credentials: a role's clients get one of their own.
-            builder.set_identity_cache(Some(aws_config::identity::IdentityCache::no_cache()));
-        }
+        let config = match role {
+            Some(role) => self.as_role(role),
+            None => self.base.clone(),
+        };
+        config.to_builder().region(Region::new(region.to_owned())).build()
+    }
+
+    /// Our own region, with the credentials of a role.
+    fn as_role(&self, role: &AssumeRole) -> SdkConfig {
+        let mut builder = self.base.to_builder();
+        builder.set_credentials_provider(Some(SharedCredentialsProvider::new(self.role_credentials(role))));
+        // The base's identity cache holds our own credentials: a role's clients get one of their own.
+        builder.set_identity_cache(Some(aws_config::identity::IdentityCache::no_cache()));
         builder.build()
     }
 
@@ -124,20 +130,28 @@ impl AwsConfig {
         }
     }
 
-    /// One set a role, whatever the region: what a regional STS endpoint issues is good in all regions.
+    /// One set a role, whatever the region: what a regional STS endpoint issues is good in all regions. A
+    /// role behind a hub is asked for with the hub's credentials, which all roles behind it share.
     fn role_credentials(&self, role: &AssumeRole) -> CachedCredentials {
-        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
-        roles
-            .entry(role.clone())
-            .or_insert_with(|| {
-                CachedCredentials::role(
-                    aws_sdk_sts::Client::new(&self.base),
-                    role.clone(),
-                    self.session_name.to_string(),
-                    self.clock.clone(),
-                )
-            })
-            .clone()
+        if let Some(found) = self.roles().get(role) {
+            return found.clone();
+        }
+        let asking = match role.through.clone() {
+            None => self.base.clone(),
+            Some(hub) => self.as_role(&hub.into()),
+        };
+        let made = CachedCredentials::role(
+            aws_sdk_sts::Client::new(&asking),
+            role.clone(),
+            self.session_name.to_string(),
+            self.clock.clone(),
+        );
+        // Another task may have been first: its cache is the one to share.
+        self.roles().entry(role.clone()).or_insert(made).clone()
+    }
+
+    fn roles(&self) -> MutexGuard<'_, HashMap<AssumeRole, CachedCredentials>> {
+        self.roles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
 /// A failure is answered again from memory for this long, so that a storm of dials asks STS once.
 const FAILURE_KEPT: Duration = Duration::from_secs(2);
-/// Role chaining allows at most an hour.
+/// Role chaining allows at most an hour, and ours are chained always: we are a role ourselves.
 const ROLE_SESSION_S: i32 = 3_600;
 
 /// Why there are no credentials.
@@ -28,11 +28,14 @@ pub enum CredentialProblem {
     None(String),
     /// STS said no. A wrong external id, a missing role and a missing right all look the same.
     #[error(
-        "AssumeRole of {role} was refused ({reason}): check that the role exists, that its trust policy names us, and its external id"
+        "AssumeRole of {role} was refused ({reason}): check that the role exists, that its trust policy names {}, and its external id",
+        through.as_ref().map_or("us", |hub| hub.as_str())
     )]
     Refused {
         /// The role.
         role: Arn,
+        /// The hub role that asked for it; none where we asked ourselves.
+        through: Option<Arn>,
         /// STS's code.
         reason: String,
     },
@@ -75,7 +78,7 @@ impl CachedCredentials {
         Self { source: Arc::new(Source::Chain(provider)), kept: Arc::default(), clock }
     }
 
-    /// Those of a role, assumed through this STS client.
+    /// Those of a role, assumed through this STS client: one with our own credentials, or its hub's.
     pub fn role(
         sts: aws_sdk_sts::Client,
         role: AssumeRole,
@@ -174,7 +177,8 @@ where
     let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
     match code {
         Some(code @ ("AccessDenied" | "AccessDeniedException" | "RegionDisabledException")) => {
-            CredentialProblem::Refused { role: role.arn.clone(), reason: code.to_owned() }
+            let through = role.through.as_ref().map(|hub| hub.assume_role_arn.clone());
+            CredentialProblem::Refused { role: role.arn.clone(), through, reason: code.to_owned() }
         }
         Some(code) => CredentialProblem::Unavailable(format!("AssumeRole of {}: {code}", role.arn)),
         None => problem_within(error).unwrap_or_else(|| {

@@ -96,7 +96,10 @@ where
     R: std::fmt::Debug + 'static,
 {
     match problem_within(error) {
-        Some(CredentialProblem::Refused { role, .. }) => return CloudError::RoleRefused(role.to_string()),
+        Some(CredentialProblem::Refused { role, through, .. }) => {
+            let through = through.map(|hub| format!(" through {hub}")).unwrap_or_default();
+            return CloudError::RoleRefused(format!("{role}{through}"));
+        }
         Some(CredentialProblem::None(why)) => return CloudError::NoCredentials(why),
         Some(CredentialProblem::Unavailable(why)) => return CloudError::Failed(why),
         None => {}

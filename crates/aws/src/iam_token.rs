@@ -87,6 +87,8 @@ pub enum MintError {
     AssumeRoleRefused {
         /// The role.
         role: Arn,
+        /// The hub role that asked for it; none where we asked ourselves.
+        through: Option<Box<Arn>>,
         /// The cache's region.
         region: String,
         /// STS's code.
@@ -184,8 +186,9 @@ impl TokenMinter {
             .ok_or_else(|| MintError::NoCredentials("the environment offers none".to_owned()))?;
         let credentials = source.current().await.map_err(|problem| match problem {
             CredentialProblem::None(why) => MintError::NoCredentials(why),
-            CredentialProblem::Refused { role, reason } => {
-                MintError::AssumeRoleRefused { role, region: target.region.clone(), reason }
+            CredentialProblem::Refused { role, through, reason } => {
+                let (through, region) = (through.map(Box::new), target.region.clone());
+                MintError::AssumeRoleRefused { role, through, region, reason }
             }
             CredentialProblem::Unavailable(why) => MintError::Other(why),
         })?;

@@ -178,6 +178,10 @@ impl TryFrom<String> for CacheAuth {
 }
 
 /// The role of another account that reaches a resource.
+///
+/// ```text
+/// our own role ──► through (a hub role, if any) ──► arn (the resource's account)
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AssumeRole {
@@ -186,6 +190,26 @@ pub struct AssumeRole {
     /// What its trust policy asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_id: Option<String>,
+    /// The role that assumes it, where it trusts a hub and not us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<Hub>,
+}
+
+/// A role that is assumed only to assume another one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hub {
+    /// The role's ARN.
+    pub assume_role_arn: Arn,
+    /// What its trust policy asks for, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
+}
+
+impl From<Hub> for AssumeRole {
+    fn from(hub: Hub) -> Self {
+        Self { arn: hub.assume_role_arn, external_id: hub.external_id, through: None }
+    }
 }
 
 /// One endpoint that people connect to.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::arn::Arn;
-use crate::database::{AssumeRole, CacheAuth, DatabaseKind};
+use crate::database::{AssumeRole, CacheAuth, DatabaseKind, Hub};
 use crate::labels::{Labels, SelectorSpec};
 use crate::role::Span;
 use crate::rotation::{MAX_PERIOD_S, MIN_PERIOD_S};
@@ -36,6 +36,10 @@ pub struct MatcherSpec {
     /// What that role's trust policy asks for. Made by Keystile when a role is given without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_id: Option<String>,
+    /// A hub role to go through, where the account's role trusts that one and not ours. Its external id is
+    /// sent as given: none is made for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<Hub>,
     /// Whether users tagged `teleport.dev/managed` count as managed.
     #[serde(default)]
     pub adopt_teleport: bool,
@@ -80,20 +84,7 @@ impl MatcherSpec {
         if let Some(region) = self.regions.iter().find(|region| *region != "*" && !plain(region)) {
             return shape(format!("{region:?} is no region"));
         }
-        if let Some(arn) = &self.assume_role_arn
-            && !(arn.service() == "iam" && arn.resource().starts_with("role/") && arn.account().len() == 12)
-        {
-            return shape(format!("assume_role_arn {arn} is no IAM role"));
-        }
-        if self.external_id.is_some() && self.assume_role_arn.is_none() {
-            return shape("external_id goes with assume_role_arn".to_owned());
-        }
-        if let Some(id) = &self.external_id
-            && !((2..=1_224).contains(&id.len())
-                && id.chars().all(|c| c.is_ascii_alphanumeric() || "_+=,.@:/-".contains(c)))
-        {
-            return shape("external_id must be 2 to 1,224 of letters, digits and _+=,.@:/-".to_owned());
-        }
+        self.check_roles().map_err(MatcherError::Shape)?;
         if let Some(period) = self.rotate_every
             && !(MIN_PERIOD_S..=MAX_PERIOD_S).contains(&period.seconds)
         {
@@ -103,11 +94,48 @@ impl MatcherSpec {
         Ok(())
     }
 
-    /// The role to assume, with its external id.
+    fn check_roles(&self) -> Result<(), String> {
+        let Some(arn) = &self.assume_role_arn else {
+            return match (&self.external_id, &self.through) {
+                (Some(_), _) => Err("external_id goes with assume_role_arn".to_owned()),
+                (None, Some(_)) => {
+                    Err("through goes with assume_role_arn: the role behind the hub".to_owned())
+                }
+                (None, None) => Ok(()),
+            };
+        };
+        check_role("", arn, self.external_id.as_deref())?;
+        let Some(hub) = &self.through else { return Ok(()) };
+        if hub.assume_role_arn == *arn {
+            return Err(format!("through names {arn} itself: name the hub role that {arn} trusts"));
+        }
+        check_role("through: ", &hub.assume_role_arn, hub.external_id.as_deref())
+    }
+
+    /// The role to assume, with its external id and the hub before it.
     #[must_use]
     pub fn assume_role(&self) -> Option<AssumeRole> {
-        self.assume_role_arn.clone().map(|arn| AssumeRole { arn, external_id: self.external_id.clone() })
+        self.assume_role_arn.clone().map(|arn| AssumeRole {
+            arn,
+            external_id: self.external_id.clone(),
+            through: self.through.clone(),
+        })
     }
+}
+
+/// `at` says where in the document the two stand.
+fn check_role(at: &str, arn: &Arn, external_id: Option<&str>) -> Result<(), String> {
+    if !(arn.service() == "iam" && arn.resource().starts_with("role/") && arn.account().len() == 12) {
+        return Err(format!("{at}assume_role_arn {arn} is no IAM role"));
+    }
+    let legal = |id: &str| {
+        (2..=1_224).contains(&id.len())
+            && id.chars().all(|c| c.is_ascii_alphanumeric() || "_+=,.@:/-".contains(c))
+    };
+    if external_id.is_some_and(|id| !legal(id)) {
+        return Err(format!("{at}external_id must be 2 to 1,224 of letters, digits and _+=,.@:/-"));
+    }
+    Ok(())
 }
 
 /// Why a matcher was refused.
@@ -119,4 +147,67 @@ pub enum MatcherError {
     /// A tag selector that does not compile.
     #[error("matcher tags: {0}")]
     Tags(#[from] crate::labels::PatternError),
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const SPOKE: &str = "arn:aws:iam::210987654321:role/keystile-discovery";
+    const HUB: &str = "arn:aws:iam::123456789012:role/keystile-hub";
+
+    fn spec(roles: serde_json::Value) -> MatcherSpec {
+        let mut spec = json!({"types": ["memorydb"], "regions": ["*"], "tags": {"*": "*"}});
+        spec.as_object_mut().unwrap().extend(roles.as_object().unwrap().clone());
+        serde_json::from_value(spec).unwrap()
+    }
+
+    #[test]
+    fn roles_that_can_be_assumed() {
+        let role = |roles| spec(roles).assume_role();
+        assert_eq!(role(json!({})), None);
+        let direct = role(json!({"assume_role_arn": SPOKE, "external_id": "abc"})).unwrap();
+        assert_eq!((direct.external_id.as_deref(), direct.through), (Some("abc"), None));
+        let chained = json!({"assume_role_arn": SPOKE, "external_id": "abc",
+            "through": {"assume_role_arn": HUB, "external_id": "def"}});
+        assert!(spec(chained.clone()).check().is_ok());
+        let hub = role(chained).unwrap().through.unwrap();
+        assert_eq!((hub.assume_role_arn.as_str(), hub.external_id.as_deref()), (HUB, Some("def")));
+        let trusting = json!({"assume_role_arn": SPOKE, "through": {"assume_role_arn": HUB}});
+        assert!(spec(trusting).check().is_ok(), "a hub may ask for no external id");
+    }
+
+    #[test]
+    fn roles_that_cannot() {
+        let user = "arn:aws:iam::123456789012:user/alice";
+        for (roles, words) in [
+            (json!({"external_id": "abc"}), "external_id goes with assume_role_arn"),
+            (json!({"through": {"assume_role_arn": HUB}}), "through goes with assume_role_arn"),
+            (
+                json!({"assume_role_arn": user}),
+                "assume_role_arn arn:aws:iam::123456789012:user/alice is no IAM role",
+            ),
+            (json!({"assume_role_arn": SPOKE, "external_id": "a b"}), "external_id must be"),
+            (
+                json!({"assume_role_arn": SPOKE, "through": {"assume_role_arn": user}}),
+                "through: assume_role_arn",
+            ),
+            (
+                json!({"assume_role_arn": SPOKE, "through": {"assume_role_arn": HUB, "external_id": "x"}}),
+                "through: external_id must be",
+            ),
+            (json!({"assume_role_arn": SPOKE, "through": {"assume_role_arn": SPOKE}}), "itself"),
+        ] {
+            let error = spec(roles).check().unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_document_without_a_hub_is_written_as_before() {
+        let written = serde_json::to_value(spec(json!({"assume_role_arn": SPOKE}))).unwrap();
+        assert!(written.get("through").is_none());
+    }
 }

@@ -16,6 +16,8 @@ pub const ABROAD_ACCOUNT: &str = "210987654321";
 pub const ABROAD_REGION: &str = "eu-west-1";
 /// The external id that the second account's role asks for.
 pub const EXTERNAL_ID: &str = "keystile-test";
+/// The home account's role that the second account's `keystile-spoke` trusts, and nobody else.
+pub const HUB: &str = "keystile-hub";
 /// The deployment's `BootstrapAdminArn`.
 pub const ADMIN_ARN: &str = "arn:aws:iam::123456789012:user/keystile-admin";
 /// The user that exists on the servers alone, with all rights.
@@ -123,6 +125,8 @@ pub struct Principal {
     pub role: bool,
     /// The external id that the role's trust asks for.
     pub external_id: Option<&'static str>,
+    /// Whom a role trusts: the one home role of this name, or anybody of the home account who may.
+    pub trusts: Option<&'static str>,
     /// What it may do.
     pub rights: Rights,
 }
@@ -134,6 +138,8 @@ pub enum Rights {
     All,
     /// Ask who it is, and call the access function's URL.
     Person,
+    /// Assume another role, and nothing else.
+    Hub,
 }
 
 /// Passwords made for one start of the world.
@@ -271,6 +277,16 @@ pub const PRINCIPALS: &[Principal] = &[
         name: "keystile-discovery",
         role: true,
         external_id: Some(EXTERNAL_ID),
+        trusts: None,
+        rights: Rights::All,
+    },
+    role(HUB, Rights::Hub),
+    Principal {
+        account: ABROAD_ACCOUNT,
+        name: "keystile-spoke",
+        role: true,
+        external_id: Some(EXTERNAL_ID),
+        trusts: Some(HUB),
         rights: Rights::All,
     },
 ];
@@ -280,10 +296,11 @@ pub const PRINCIPALS: &[Principal] = &[
 #[must_use]
 pub fn connect_accounts(arn: &str) -> Vec<String> {
     let proxy = "arn:aws:sts::123456789012:assumed-role/keystile-proxy/";
-    let abroad = "arn:aws:sts::210987654321:assumed-role/keystile-discovery/";
+    let abroad = ["keystile-discovery", "keystile-spoke"]
+        .map(|role| format!("arn:aws:sts::{ABROAD_ACCOUNT}:assumed-role/{role}/"));
     if arn == ADMIN_ARN || arn.starts_with(proxy) {
         vec![HOME_ACCOUNT.into()]
-    } else if arn.starts_with(abroad) {
+    } else if abroad.iter().any(|role| arn.starts_with(role)) {
         vec![ABROAD_ACCOUNT.into()]
     } else {
         Vec::new()
@@ -313,11 +330,11 @@ pub fn teleport_secret_name(user: &str) -> String {
 }
 
 const fn user(name: &'static str, rights: Rights) -> Principal {
-    Principal { account: HOME_ACCOUNT, name, role: false, external_id: None, rights }
+    Principal { account: HOME_ACCOUNT, name, role: false, external_id: None, trusts: None, rights }
 }
 
 const fn role(name: &'static str, rights: Rights) -> Principal {
-    Principal { account: HOME_ACCOUNT, name, role: true, external_id: None, rights }
+    Principal { account: HOME_ACCOUNT, name, role: true, external_id: None, trusts: None, rights }
 }
 
 const READ: &str =

@@ -41,5 +41,11 @@ pub(super) fn read(
         warnings.push(format!("the trust policy of {role} must ask for the external id {id}"));
         body.external_id = Some(id);
     }
+    if let (Some(role), Some(hub)) = (&body.assume_role_arn, &body.through) {
+        let hub = &hub.assume_role_arn;
+        warnings.push(format!(
+            "the trust policy of {role} must let {hub} in, and that of {hub} the roles of discovery, label sync and the proxies"
+        ));
+    }
     Ok(Entity::Matcher(Box::new(Matcher { name, description: document.metadata.description, spec: body })))
 }

@@ -193,6 +193,26 @@ async fn a_matcher_gets_an_external_id_and_keeps_it() {
 }
 
 #[tokio::test]
+async fn a_matcher_may_go_through_a_hub() {
+    let world = ready().await;
+    let (spoke, hub) = ("arn:aws:iam::210987654321:role/spoke", "arn:aws:iam::123456789012:role/hub");
+    let mut spec = json!({"types": ["elasticache"], "regions": ["*"], "tags": {"*": "*"},
+        "assume_role_arn": spoke, "external_id": "abc", "through": {"assume_role_arn": hub}});
+    let answer = world.put(ALICE, "matcher", "behind", spec.clone()).await;
+    let warning = answer["warnings"].to_string();
+    assert!(warning.contains(spoke) && warning.contains(hub), "{warning}");
+    let read = world.ok(ALICE, "GET", "/v1/documents/matcher/behind", None).await;
+    assert_eq!(read["spec"]["through"], json!({"assume_role_arn": hub}), "no external id is made for a hub");
+    for bad in [json!({"assume_role_arn": spoke}), json!({"arn": hub}), json!(hub)] {
+        spec["through"] = bad;
+        world.put_refused(400, "matcher", "behind", spec.clone()).await;
+    }
+    spec["through"] = json!({"assume_role_arn": hub});
+    spec.as_object_mut().unwrap().remove("assume_role_arn");
+    world.put_refused(400, "matcher", "behind", spec).await;
+}
+
+#[tokio::test]
 async fn static_databases_stay_inside_the_allowed_networks() {
     let world = ready().await;
     let spec = |uri: &str| json!({"protocol": "redis", "uri": uri, "auth": "pass-through"});

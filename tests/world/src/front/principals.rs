@@ -95,10 +95,11 @@ async fn create_user(
 
 async fn create_role(upstream: &Upstream, principal: &Principal, now: OffsetDateTime) -> anyhow::Result<()> {
     let iam = root(principal.account, "iam");
-    let mut statement = json!({
-        "Effect": "Allow", "Action": "sts:AssumeRole",
-        "Principal": {"AWS": format!("arn:aws:iam::{HOME_ACCOUNT}:root")},
-    });
+    let trusted = match principal.trusts {
+        Some(role) => format!("arn:aws:iam::{HOME_ACCOUNT}:role/{role}"),
+        None => format!("arn:aws:iam::{HOME_ACCOUNT}:root"),
+    };
+    let mut statement = json!({"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": trusted}});
     if let Some(id) = principal.external_id {
         statement["Condition"] = json!({"StringEquals": {"sts:ExternalId": id}});
     }
@@ -115,6 +116,7 @@ async fn create_role(upstream: &Upstream, principal: &Principal, now: OffsetDate
 fn policy(rights: Rights) -> String {
     let actions = match rights {
         Rights::All => json!(["*"]),
+        Rights::Hub => json!(["sts:AssumeRole"]),
         Rights::Person => {
             json!(["sts:GetCallerIdentity", "lambda:InvokeFunctionUrl", "lambda:InvokeFunction"])
         }

@@ -1,10 +1,16 @@
 //! Who may call: signatures, roles, and the keys that the servers learn.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use aws_credential_types::Credentials;
 use aws_sdk_elasticache::error::ProvideErrorMetadata;
-
-use std::collections::BTreeMap;
-
+use keystile_aws::config::{AwsConfig, SystemClock};
+use keystile_aws::credentials::CredentialProblem;
+use keystile_aws::discovery::AwsCloud;
+use keystile_model::arn::Arn;
+use keystile_model::cloud::{Cloud, List, Place, Record};
+use keystile_model::database::{AssumeRole, Hub};
 use keystile_world::sigv4::{self, KnownKey};
 
 use crate::ground::{Ground, http};
@@ -92,6 +98,53 @@ async fn functions_chain_into_the_second_account_and_people_do_not() {
     assert_eq!(code(&denied), "AccessDenied");
     let denied = aws_sdk_dynamodb::Client::new(&alice).list_tables().send().await.unwrap_err();
     assert_eq!(denied.code(), Some("AccessDeniedException"));
+}
+
+#[tokio::test]
+async fn a_role_that_trusts_a_hub_opens_through_it_alone() {
+    let ground = Ground::new().await;
+    let own = ground.front.role_credentials("keystile-discover", "keystile-discover", 3600).await.unwrap();
+    let base = ground.config(own, "us-east-1").await;
+    let config = AwsConfig::new(base, "keystile-discover", Arc::new(SystemClock));
+    let arn = |text: &str| Arn::parse(text.to_owned()).unwrap();
+    let spoke = arn("arn:aws:iam::210987654321:role/keystile-spoke");
+    let role = |external_id: &str, hub: Option<&str>| AssumeRole {
+        arn: spoke.clone(),
+        external_id: Some(external_id.to_owned()),
+        through: hub.map(|hub| Hub { assume_role_arn: arn(hub), external_id: None }),
+    };
+    let hub = "arn:aws:iam::123456789012:role/keystile-hub";
+    let absent = "arn:aws:iam::123456789012:role/keystile-nobody";
+    // Whose trust policy it is that says no.
+    for (wrong, blamed) in [
+        (role("keystile-test", None), &spoke),
+        (role("keystile-other", Some(hub)), &spoke),
+        (role("keystile-test", Some("arn:aws:iam::123456789012:role/keystile-proxy")), &spoke),
+        (role("keystile-test", Some(absent)), &arn(absent)),
+    ] {
+        let problem = config.credentials(Some(&wrong)).unwrap().current().await.unwrap_err();
+        let CredentialProblem::Refused { role, through, .. } = problem else { panic!("{problem}") };
+        let asked = wrong.through.map(|hub| hub.assume_role_arn).filter(|hub| hub != blamed);
+        assert_eq!((&role, through), (blamed, asked));
+    }
+    let good = role("keystile-test", Some(hub));
+    let cloud = AwsCloud::new(config.clone());
+    let place = Place { role: Some(good.clone()), region: "eu-west-1".to_owned() };
+    let page = cloud.page(&place, &List::ReplicationGroups, None).await.unwrap();
+    let ids = page.records.iter().map(|record| match record {
+        Record::Cache(cache) => cache.id.as_str(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(ids.collect::<Vec<_>>(), ["impostor", "orders"]);
+    let key = config.credentials(Some(&good)).unwrap().current().await.unwrap();
+    let known = &ground.keys_file()["keys"][key.access_key_id()];
+    assert_eq!(known["arn"], "arn:aws:sts::210987654321:assumed-role/keystile-spoke/keystile-discover");
+    assert_eq!(known["connect_accounts"], serde_json::json!(["210987654321"]));
+    // The hub itself opens nothing, at home or abroad.
+    let hub = AssumeRole { arn: arn(hub), external_id: None, through: None };
+    let place = Place { role: Some(hub), region: "us-east-1".to_owned() };
+    let denied = cloud.page(&place, &List::ReplicationGroups, None).await.unwrap_err();
+    assert_eq!(denied.to_string(), "no permission: elasticache:DescribeReplicationGroups");
 }
 
 #[tokio::test]
