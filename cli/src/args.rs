@@ -317,6 +317,9 @@ pub(crate) enum Discover {
         /// Plan with the matchers of this file instead of the stored ones
         #[arg(long, value_name = "FILE", requires = "dry_run")]
         matchers: Option<PathBuf>,
+        /// Let this run remove more than a fifth of a scope: ACCOUNT/REGION/TYPE, as its alarm names it, or all
+        #[arg(long, value_name = "SCOPE")]
+        allow_removals: Vec<String>,
     },
     /// Print the last run's report
     Status,

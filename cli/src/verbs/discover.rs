@@ -2,6 +2,7 @@
 
 use http::Method;
 use keystile_api::DiscoverRequest;
+use keystile_model::removals::Removals;
 use keystile_model::report::DiscoveryReport;
 use serde_json::Value;
 
@@ -15,9 +16,10 @@ use crate::verbs::{documents, report};
 /// Runs `discover …`.
 pub(crate) fn run(context: &Context, verb: Discover) -> Result<(), Failure> {
     let answer: Value = match verb {
-        Discover::Run { dry_run, matchers } => {
+        Discover::Run { dry_run, matchers, allow_removals } => {
+            let allow_removals = Removals::parse(&allow_removals).map_err(Failure::usage)?;
             let matchers = matchers.map(|file| documents::read(&file)).transpose()?;
-            let request = DiscoverRequest { dry_run, matchers };
+            let request = DiscoverRequest { dry_run, matchers, allow_removals };
             wait(async {
                 let access = Access::open(context).await?;
                 access.call(Method::POST, "/v1/discover/run", Some(&request), RUN).await

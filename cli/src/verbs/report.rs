@@ -57,6 +57,13 @@ pub(crate) fn render(report: &DiscoveryReport, bold: bool) -> String {
         if report.complete { "" } else { "; not complete" },
         if report.dry_run { "; nothing was written" } else { "" },
     ));
+    if let Some(person) = &report.asked_by {
+        let allowed = match report.allowed_removals.words() {
+            words if words.is_empty() => String::new(),
+            words => format!("; removals allowed: {}", words.join(", ")),
+        };
+        section(&mut text, "asked by", std::iter::once(format!("{person}{allowed}")));
+    }
     text
 }
 
@@ -90,6 +97,7 @@ fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) 
 
 #[cfg(test)]
 mod tests {
+    use keystile_model::removals::Removals;
     use keystile_model::report::{ScopeId, Skipped};
 
     use super::*;
@@ -117,6 +125,8 @@ mod tests {
             }],
             alarms: vec!["removal stopped\u{1b}[2J".to_owned()],
             dry_run: true,
+            asked_by: Some("alice".to_owned()),
+            allowed_removals: Removals::All,
             ..DiscoveryReport::default()
         };
         let text = render(&report, false);
@@ -126,6 +136,7 @@ mod tests {
             "1 scopes without anything",
             "no: throttled",
             "nothing was written",
+            "asked by  alice; removals allowed: all\n",
         ] {
             assert!(text.contains(line), "{line}:\n{text}");
         }

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use keystile_model::document::Document;
 use keystile_model::labels::Labels;
 use keystile_model::policy::LockTarget;
+use keystile_model::removals::Removals;
 use serde::{Deserialize, Serialize};
 
 /// Largest request body, in bytes.
@@ -182,6 +183,9 @@ pub struct DiscoverRequest {
     /// With `dry_run`: these matchers instead of the stored ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matchers: Option<Vec<Document>>,
+    /// Scopes that may lose more than a fifth in this run.
+    #[serde(default, skip_serializing_if = "Removals::is_braked")]
+    pub allow_removals: Removals,
 }
 
 /// A certificate of a CA.

@@ -32,6 +32,9 @@ pub enum EventKind {
     /// An administrative request was refused.
     #[serde(rename = "keystile.policy.denied")]
     PolicyDenied,
+    /// Somebody ran discovery.
+    #[serde(rename = "keystile.discovery.run")]
+    DiscoveryRun,
     /// A database appeared.
     #[serde(rename = "db.create")]
     DatabaseCreate,
@@ -66,6 +69,8 @@ impl EventKind {
             (Self::CertificateIssued, _) => "TC000I",
             (Self::PolicyChange, _) => "KSP01I",
             (Self::PolicyDenied, _) => "KSP01W",
+            (Self::DiscoveryRun, true) => "KSD01I",
+            (Self::DiscoveryRun, false) => "KSD01W",
         }
     }
 }

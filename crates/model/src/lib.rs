@@ -18,6 +18,7 @@ pub mod matcher;
 pub mod name;
 pub mod naming;
 pub mod policy;
+pub mod removals;
 pub mod report;
 pub mod role;
 pub mod rotation;

@@ -4,9 +4,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::database::DatabaseKind;
+use crate::removals::Removals;
 
 /// Largest report that is stored, in bytes of JSON: an item of the runtime table ends at 350 KB.
 pub const MAX_STORED_BYTES: usize = 300 * 1024;
+
+/// The types that a scope may have.
+const SCOPE_TYPES: [&str; 5] =
+    ["elasticache", "elasticache-serverless", "memorydb", "elasticache-users", "memorydb-users"];
 
 /// Whom a scope asks: one account, region and type.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,6 +29,39 @@ pub struct ScopeId {
 impl std::fmt::Display for ScopeId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {} {}", self.account, self.region, self.kind)
+    }
+}
+
+impl ScopeId {
+    /// As one word: `ACCOUNT/REGION/TYPE`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("{}/{}/{}", self.account, self.region, self.kind)
+    }
+}
+
+impl std::str::FromStr for ScopeId {
+    type Err = String;
+
+    /// Reads [`ScopeId::path`] of one account, region and type.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split('/');
+        let (account, region, kind) = (parts.next(), parts.next(), parts.next());
+        let account = account.filter(|a| a.len() == 12 && a.bytes().all(|b| b.is_ascii_digit()));
+        let region = region.filter(|region| {
+            let mut bytes = region.bytes();
+            !region.is_empty() && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        });
+        let kind = kind.filter(|kind| SCOPE_TYPES.contains(kind));
+        match (account, region, kind, parts.next()) {
+            (Some(account), Some(region), Some(kind), None) => {
+                Ok(Self { account: account.to_owned(), region: region.to_owned(), kind: kind.to_owned() })
+            }
+            _ => Err(format!(
+                "{text:?} is no scope: use ACCOUNT/REGION/TYPE as in the report, with a type of {}, or all",
+                SCOPE_TYPES.join(", ")
+            )),
+        }
     }
 }
 
@@ -150,6 +188,12 @@ pub struct DiscoveryReport {
     pub duration_ms: u64,
     /// Whether nothing was written.
     pub dry_run: bool,
+    /// Who asked for it; none for the schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<String>,
+    /// Scopes whose removals that person let pass the brake.
+    #[serde(default, skip_serializing_if = "Removals::is_braked")]
+    pub allowed_removals: Removals,
     /// Whether every scope was complete and nothing alarmed.
     pub complete: bool,
     /// Account, region and type, one by one.

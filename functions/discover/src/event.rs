@@ -4,6 +4,7 @@ use keystile_control::discover::Ask;
 use keystile_control::matchers::from_document;
 use keystile_model::document::Document;
 use keystile_model::matcher::Matcher;
+use keystile_model::removals::Removals;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -20,7 +21,9 @@ struct Wish {
     #[serde(default)]
     only: Option<String>,
     #[serde(default)]
-    allow_removals: bool,
+    allow_removals: Removals,
+    #[serde(default)]
+    asked_by: Option<String>,
 }
 
 /// A matcher to try: as people write it, or as it is stored.
@@ -28,14 +31,14 @@ struct Wish {
 #[serde(untagged)]
 enum Tried {
     Document(Document),
-    Matcher(Matcher),
+    Matcher(Box<Matcher>),
 }
 
 impl Tried {
     fn matcher(self) -> anyhow::Result<Matcher> {
         match self {
             Self::Document(document) => from_document(document).map_err(anyhow::Error::msg),
-            Self::Matcher(matcher) => Ok(matcher),
+            Self::Matcher(matcher) => Ok(*matcher),
         }
     }
 }
@@ -59,7 +62,14 @@ pub(crate) fn ask(event: Value, time_left_ms: Option<u64>) -> anyhow::Result<Ask
             documents.into_iter().map(Tried::matcher).collect()
         })
         .transpose()?;
-    Ok(Ask { dry_run: wish.dry_run, matchers, only_users, allow_removals: wish.allow_removals, time_left_ms })
+    Ok(Ask {
+        dry_run: wish.dry_run,
+        matchers,
+        only_users,
+        allow_removals: wish.allow_removals,
+        asked_by: wish.asked_by,
+        time_left_ms,
+    })
 }
 
 #[cfg(test)]
@@ -75,6 +85,7 @@ mod tests {
         {
             let ask = ask(tick, None).unwrap();
             assert!(!ask.dry_run && !ask.only_users && ask.matchers.is_none());
+            assert!(ask.allow_removals.is_braked() && ask.asked_by.is_none());
         }
     }
 
@@ -89,6 +100,14 @@ mod tests {
         let stored = json!({"dry_run": true, "matchers": matchers});
         assert_eq!(ask(stored, None).unwrap().matchers.unwrap(), matchers);
         assert!(ask(json!({"only": "caches"}), None).is_err());
+        let scope = "123456789012/us-east-1/memorydb";
+        let meant = ask(json!({"allow_removals": [scope], "asked_by": "alice"}), None).unwrap();
+        assert_eq!(
+            (meant.allow_removals.words(), meant.asked_by.as_deref()),
+            (vec![scope.to_owned()], Some("alice"))
+        );
+        assert_eq!(ask(json!({"allow_removals": true}), None).unwrap().allow_removals, Removals::All);
+        assert!(ask(json!({"allow_removals": ["memorydb"]}), None).is_err());
         assert!(
             ask(json!({"matchers": [{"kind": "role", "version": "ks1", "metadata": {"name": "m"}}]}), None)
                 .is_err()

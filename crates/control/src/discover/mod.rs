@@ -3,6 +3,7 @@
 //! One run looks, plans, writes and reports. The plan is pure ([`plan::plan`]); writing is conditional on
 //! where the feed stood, and a conflict means planning again with what was seen.
 
+mod brake;
 mod judge;
 pub mod look;
 pub mod plan;
@@ -18,6 +19,7 @@ use keystile_model::cloud::{Cloud, CloudError};
 use keystile_model::feed::{Entity, Feed};
 use keystile_model::labels::Labels;
 use keystile_model::matcher::Matcher;
+use keystile_model::removals::Removals;
 use keystile_model::report::{DiscoveryReport, MAX_STORED_BYTES};
 use keystile_model::runtime::{DISCOVER, REPORTS};
 use keystile_model::store::{Clock, CommitError, PolicyStore, RuntimeKey, RuntimeStore, StoreError};
@@ -47,8 +49,10 @@ pub struct Ask {
     pub matchers: Option<Vec<Matcher>>,
     /// Db users only.
     pub only_users: bool,
-    /// Removals above the brake are meant.
-    pub allow_removals: bool,
+    /// Removals above the brake that are meant.
+    pub allow_removals: Removals,
+    /// The person who asks; none for the schedule.
+    pub asked_by: Option<String>,
     /// Milliseconds until the platform ends the run.
     pub time_left_ms: Option<u64>,
 }
@@ -152,18 +156,22 @@ impl Discover {
         keep_where_matchers_are_broken(&mut seen, &looking.known, &broken);
         // Planning reads the inventory again: a large one is not kept twice.
         drop(looking);
-        let options =
-            PlanOptions { allow_loopback: self.settings.allow_loopback, allow_removals: ask.allow_removals };
-        let made = self.carry_out(&seen, &ready, &static_names, options, &ask, started).await?;
+        let options = PlanOptions {
+            allow_loopback: self.settings.allow_loopback,
+            allow_removals: ask.allow_removals.clone(),
+        };
+        let made = self.carry_out(&seen, &ready, &static_names, &options, &ask, started).await?;
         let mut report = report::report(&seen, &made.plan, &made.notes, &ready);
         report.warnings.extend(broken);
         report.totals.calls = reader.calls();
         report.totals.commits = made.commits;
         report.dry_run = ask.dry_run;
+        report.asked_by = ask.asked_by;
+        report.allowed_removals = ask.allow_removals;
         report.started = keystile_model::audit::timestamp(started);
         report.finished = keystile_model::audit::timestamp(self.clock.now());
         report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if !ask.dry_run {
+        if !report.dry_run {
             self.keep_report(&report, &seen, details_read, started.unix_timestamp()).await?;
         }
         for alarm in &report.alarms {
@@ -207,7 +215,7 @@ impl Discover {
         seen: &Seen,
         matchers: &[matchers::ReadyMatcher],
         static_names: &BTreeSet<String>,
-        options: PlanOptions,
+        options: &PlanOptions,
         ask: &Ask,
         started: time::OffsetDateTime,
     ) -> Result<Made, DiscoverError> {
@@ -229,7 +237,7 @@ impl Discover {
             let (written, commits, outcome) =
                 commit::write(&*self.policy, Feed::Inventory, head, AUTHOR, now, steps).await;
             let notes: Vec<Note> = steps[..written].iter().flat_map(|step| step.notes.clone()).collect();
-            self.audit(&notes);
+            self.audit(&notes, ask.asked_by.as_deref());
             made.notes.extend(notes);
             made.commits += commits;
             match outcome {
@@ -241,7 +249,7 @@ impl Discover {
         Err(DiscoverError::Contended(why))
     }
 
-    fn audit(&self, notes: &[Note]) {
+    fn audit(&self, notes: &[Note], asked_by: Option<&str>) {
         for note in notes {
             let Some(kind) = note.event() else { continue };
             let Some(database) = note.after.as_deref().or(note.before.as_deref()) else { continue };
@@ -261,6 +269,9 @@ impl Discover {
             let labels = crate::sync_labels::label_differences(before, after);
             event.details.insert("arn".to_owned(), note.planned.arn.clone().into());
             event.details.insert("labels".to_owned(), serde_json::json!(labels));
+            if let Some(person) = asked_by {
+                event.details.insert("asked_by".to_owned(), person.into());
+            }
             self.audit.write(&event);
         }
     }

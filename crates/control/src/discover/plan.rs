@@ -8,26 +8,23 @@ use keystile_model::database::{Database, DatabaseKind, EndpointType};
 use keystile_model::feed::{Change, Entity, EntityKey};
 use keystile_model::naming::{self, Claimant, Given, Naming};
 use keystile_model::policy::{NAME_KEPT_S, NameClaim};
+use keystile_model::removals::Removals;
 use keystile_model::report::{NameConflict, Planned, ScopeId, Skipped, database_scope};
 
+use super::brake;
 use super::judge::{Verdict, Wanted, judge, plain};
 use super::seen::{Known, Seen};
 use super::users;
 use crate::commit::Unit;
 use crate::matchers::ReadyMatcher;
 
-/// A scope may lose this many databases in a run whatever its size.
-pub const BRAKE_FREE: usize = 3;
-/// Above that, it may lose this part of them: a fifth.
-pub const BRAKE_PART: usize = 5;
-
 /// How a plan is made.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct PlanOptions {
     /// Whether endpoints may be on loopback (the local world).
     pub allow_loopback: bool,
-    /// Whether an admin said that removals above the brake are meant.
-    pub allow_removals: bool,
+    /// Removals above the brake that an admin said are meant.
+    pub allow_removals: Removals,
 }
 
 /// What happens to a thing.
@@ -110,7 +107,7 @@ pub(crate) type Steps = BTreeMap<String, Step>;
 
 /// Makes the plan. `now` is Unix seconds.
 #[must_use]
-pub fn plan(seen: &Seen, matchers: &[ReadyMatcher], known: &Known, options: PlanOptions, now: i64) -> Plan {
+pub fn plan(seen: &Seen, matchers: &[ReadyMatcher], known: &Known, options: &PlanOptions, now: i64) -> Plan {
     let mut plan =
         Plan { databases: known.databases.len(), db_users: known.db_users.len(), ..Plan::default() };
     let mut steps = Steps::new();
@@ -118,6 +115,7 @@ pub fn plan(seen: &Seen, matchers: &[ReadyMatcher], known: &Known, options: Plan
         Databases::new(seen, matchers, known, options, now).plan(&mut plan, &mut steps);
     }
     users::plan(seen, matchers, known, options, &mut plan, &mut steps);
+    plan.warnings.extend(brake::misnamed(&options.allow_removals, seen, known));
     plan.steps = steps.into_values().filter(|step| !step.changes.is_empty()).collect();
     for note in plan.steps.iter().flat_map(|step| &step.notes) {
         let count = if note.db_user { &mut plan.db_users } else { &mut plan.databases };
@@ -131,12 +129,6 @@ pub fn plan(seen: &Seen, matchers: &[ReadyMatcher], known: &Known, options: Plan
     plan
 }
 
-/// Whether so many removals from a scope are too many at once.
-#[must_use]
-pub fn too_many(removals: usize, known: usize) -> bool {
-    removals > BRAKE_FREE && removals * BRAKE_PART > known
-}
-
 /// A removal that waits for the brake's word.
 struct Removal<'a> {
     database: &'a Database,
@@ -148,7 +140,7 @@ struct Databases<'a> {
     matchers: &'a [ReadyMatcher],
     known: &'a Known,
     by_arn: HashMap<&'a str, BTreeMap<EndpointType, &'a Database>>,
-    options: PlanOptions,
+    options: &'a PlanOptions,
     now: i64,
     wanted: Vec<(ScopeId, Wanted<'a>)>,
     removals: BTreeMap<ScopeId, Vec<Removal<'a>>>,
@@ -161,7 +153,7 @@ impl<'a> Databases<'a> {
         seen: &'a Seen,
         matchers: &'a [ReadyMatcher],
         known: &'a Known,
-        options: PlanOptions,
+        options: &'a PlanOptions,
         now: i64,
     ) -> Self {
         Self {
@@ -320,12 +312,11 @@ impl<'a> Databases<'a> {
     fn brake(&mut self, plan: &mut Plan, steps: &mut Steps) {
         for (scope, removals) in std::mem::take(&mut self.removals) {
             let known = self.known.databases.values().filter(|d| scope_of(d) == scope).count();
-            if too_many(removals.len(), known) && !self.options.allow_removals {
-                plan.alarms.push(format!(
-                    "{scope}: {} of {known} databases would be removed ({}); nothing of it was: look, then run with allow_removals",
-                    removals.len(),
-                    removals.first().map(|r| r.reason.as_str()).unwrap_or_default()
-                ));
+            let why = removals.first().map(|removal| removal.reason.as_str()).unwrap_or_default();
+            let things = format!("databases ({why})");
+            let allowed = &self.options.allow_removals;
+            if let Some(alarm) = brake::held(&scope, removals.len(), known, &things, allowed) {
+                plan.alarms.push(alarm);
                 continue;
             }
             for Removal { database, reason } in removals {
@@ -381,8 +372,9 @@ impl<'a> Databases<'a> {
             _ => DatabaseKind::Memorydb,
         };
         let scope = database_scope(claim.arn.account(), claim.arn.region(), kind);
-        let braked = || plan.alarms.iter().any(|alarm| alarm.starts_with(&format!("{scope}:")));
-        !self.listed.contains(claim.arn.as_str()) && self.vanished(&scope, kind).is_some() && !braked()
+        !self.listed.contains(claim.arn.as_str())
+            && self.vanished(&scope, kind).is_some()
+            && !brake::is_held(&scope, &plan.alarms)
     }
 }
 

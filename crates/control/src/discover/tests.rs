@@ -180,13 +180,30 @@ async fn the_fixture_gives_its_databases() {
     let orders = bench.database("orders").await;
     assert_eq!(orders.engine_version, "8.0.1");
     assert_eq!(orders.labels["env"], "prod");
-    assert_eq!(orders.labels["vpc-id"], "vpc-1");
+    for name in expected {
+        let vpc = (!name.starts_with("carts")).then_some("vpc-1");
+        let labels = bench.database(name).await.labels;
+        assert_eq!(labels.get("vpc-id").map(String::as_str), vpc, "{name}: none on serverless");
+    }
     assert_eq!(orders.labels["endpoint-type"], "primary");
     assert_eq!(bench.database("orders-reader").await.labels["endpoint-type"], "reader");
     let impostor = bench.database("impostor-elasticache-eu-west-1-210987654321").await;
     assert_eq!(impostor.labels["account-id"], ABROAD);
     assert!(impostor.assume_role.is_some());
     assert_eq!(bench.audit.0.lock().unwrap().len(), expected.len());
+}
+
+#[tokio::test]
+async fn databases_keep_the_way_to_their_account() {
+    let hub = "arn:aws:iam::123456789012:role/keystile-hub";
+    let mut behind = matchers();
+    behind[1].spec.through = serde_json::from_value(json!({"assume_role_arn": hub})).unwrap();
+    let bench = Bench::with(FakeCloud::new(2), behind).await;
+    bench.cloud.add(group("orders", "eu-west-1", ABROAD, 1), &[]);
+    bench.run().await;
+    let role = bench.database("orders").await.assume_role.unwrap();
+    assert_eq!((role.arn.account(), role.external_id.as_deref()), (ABROAD, Some("keystile-test")));
+    assert_eq!(role.through.unwrap().assume_role_arn.as_str(), hub);
 }
 
 #[tokio::test]
@@ -286,9 +303,49 @@ async fn the_brake_holds_and_an_admin_can_release_it() {
     assert!(report.remove.is_empty());
     assert_eq!(bench.revision().await, revision);
     assert_eq!(bench.known().await.claims["db0"].vanished_at, None);
-    let ask = Ask { allow_removals: true, ..Ask::default() };
-    let report = bench.run_at(NOW, ask).await.unwrap();
+    let scope = format!("{HOME}/us-east-1/elasticache");
+    let line = format!("keystile discover run --allow-removals {scope}");
+    assert!(report.alarms[0].ends_with(&line), "{}", report.alarms[0]);
+    let allow = |words: &[&str]| Ask {
+        allow_removals: Removals::parse(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>()).unwrap(),
+        asked_by: Some("alice".to_owned()),
+        ..Ask::default()
+    };
+    let others = [format!("{HOME}/us-east-1/memorydb"), format!("{HOME}/us-west-2/elasticache")];
+    let report = bench.run_at(NOW, allow(&[&others[0], &others[1]])).await.unwrap();
+    assert_eq!((report.remove.len(), report.alarms.len()), (0, 1), "another scope's word does not count");
+    assert_eq!(
+        report.warnings.len(),
+        1,
+        "one of them is looked at, and one is a slip: {:?}",
+        report.warnings
+    );
+    assert!(report.warnings[0].contains("us-west-2"), "{:?}", report.warnings);
+    bench.audit.0.lock().unwrap().clear();
+    let report = bench.run_at(NOW, allow(&[&scope])).await.unwrap();
     assert_eq!((report.remove.len(), report.alarms.len()), (4, 0));
+    assert_eq!((report.asked_by.as_deref(), report.allowed_removals.words()), (Some("alice"), vec![scope]));
+    let audited = bench.audit.0.lock().unwrap().clone();
+    assert_eq!(audited.len(), 4);
+    assert!(audited.iter().all(|event| event.code == "TDB05I" && event.details["asked_by"] == "alice"));
+}
+
+#[tokio::test]
+async fn one_word_lets_everything_go() {
+    let bench = Bench::new(FakeCloud::new(100)).await;
+    for i in 0..12 {
+        bench.cloud.add(group(&format!("db{i}"), "us-east-1", HOME, 1), &[]);
+        bench.cloud.world().users.push(user(&format!("u{i}"), DbUserAuth::Iam));
+    }
+    bench.run().await;
+    for i in 0..6 {
+        bench.cloud.remove(&format!("db{i}"));
+        bench.cloud.world().users.retain(|user| user.id != format!("u{i}"));
+    }
+    assert_eq!(bench.run().await.alarms.len(), 2);
+    let ask = Ask { allow_removals: Removals::All, ..Ask::default() };
+    let report = bench.run_at(NOW, ask).await.unwrap();
+    assert_eq!((report.remove.len(), report.users.remove.len(), report.alarms.len()), (6, 6, 0));
 }
 
 #[tokio::test]

@@ -11,8 +11,9 @@ use keystile_model::feed::{Change, Entity};
 use keystile_model::name::DbUserName;
 use keystile_model::report::{Planned, ScopeId};
 
+use super::brake;
 use super::judge::plain;
-use super::plan::{Note, Plan, PlanOptions, Steps, Verb, push, too_many};
+use super::plan::{Note, Plan, PlanOptions, Steps, Verb, push};
 use super::seen::{Known, Seen, SeenTags, SeenUsers};
 use crate::matchers::ReadyMatcher;
 
@@ -47,7 +48,7 @@ pub(crate) fn plan(
     seen: &Seen,
     matchers: &[ReadyMatcher],
     known: &Known,
-    options: PlanOptions,
+    options: &PlanOptions,
     plan: &mut Plan,
     steps: &mut Steps,
 ) {
@@ -169,7 +170,7 @@ fn remove_gone(
     seen: &Seen,
     matchers: &[ReadyMatcher],
     known: &Known,
-    options: PlanOptions,
+    options: &PlanOptions,
     listed: &HashSet<&str>,
     plan: &mut Plan,
     steps: &mut Steps,
@@ -196,11 +197,8 @@ fn remove_gone(
     for (scope, users) in gone {
         let of_scope = |u: &&DbUser| user_scope(u.arn.account(), u.arn.region(), u.service) == scope;
         let all = known.db_users.values().filter(of_scope).count();
-        if too_many(users.len(), all) && !options.allow_removals {
-            plan.alarms.push(format!(
-                "{scope}: {} of {all} db users would be removed; none was: look, then run with allow_removals",
-                users.len()
-            ));
+        if let Some(alarm) = brake::held(&scope, users.len(), all, "db users", &options.allow_removals) {
+            plan.alarms.push(alarm);
             continue;
         }
         for user in users {

@@ -19,7 +19,11 @@ const MAX_MATCHERS: usize = 100;
 pub(super) async fn run(call: &Call<'_>) -> Result<Value, Failure> {
     let checked = call.authorize("discovery", "run").and_then(|()| event(call));
     match checked {
-        Ok(event) => call.app.discovery.run(&event).await,
+        Ok(event) => {
+            let answer = call.app.discovery.run(&event).await;
+            note(call, &event, answer.as_ref().err());
+            answer
+        }
         Err(failure) => {
             let user = call.user.name.as_str();
             let details = vec![("kind", json!("discovery"))];
@@ -29,10 +33,35 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Value, Failure> {
     }
 }
 
+/// The audit's line about a run that was asked for: who, and what was allowed. The matchers of a try-out are
+/// left out: they change nothing.
+fn note(call: &Call<'_>, asked: &Value, failure: Option<&Failure>) {
+    let user = call.user.name.as_str();
+    let details = ["dry_run", "allow_removals"].map(|key| (key, asked[key].clone()));
+    if let Some(failure) = failure {
+        let details = details.into();
+        return crate::audit::refused(
+            call.app,
+            call.request,
+            EventKind::DiscoveryRun,
+            user,
+            failure,
+            details,
+        );
+    }
+    let mut event = crate::audit::event(call.app, call.request, EventKind::DiscoveryRun, user, true);
+    event.details.extend(details.map(|(key, value)| (key.to_owned(), value)));
+    call.app.audit.write(&event);
+}
+
 fn event(call: &Call<'_>) -> Result<Value, Failure> {
     let wanted: DiscoverRequest =
         if call.request.body.is_empty() { DiscoverRequest::default() } else { call.request.json()? };
-    let mut event = json!({ "dry_run": wanted.dry_run });
+    let mut event = json!({
+        "dry_run": wanted.dry_run,
+        "allow_removals": wanted.allow_removals,
+        "asked_by": call.user.name.as_str(),
+    });
     let Some(documents) = wanted.matchers else { return Ok(event) };
     if !wanted.dry_run {
         return Err(Failure::bad("other matchers go with a dry run only")

@@ -72,7 +72,7 @@ async fn discovery_is_an_editors() {
     let report = world.ok(ALICE, "POST", "/v1/discover/run", Some(body)).await;
     assert_eq!(report["dry_run"], true);
     let events = world.discovery.events.lock().unwrap().clone();
-    assert_eq!(events[0], json!({"dry_run": false}));
+    assert_eq!(events[0], json!({"dry_run": false, "allow_removals": [], "asked_by": "alice"}));
     assert_eq!(events[1]["matchers"][0]["name"], "m");
     assert_eq!(events[1]["matchers"][0]["spec"]["types"], json!(["memorydb"]));
     for bad in [
@@ -80,9 +80,17 @@ async fn discovery_is_an_editors() {
         json!({"dry_run": true, "matchers": [document("matcher", "m", json!({"types": [], "regions": []}))]}),
         json!({"dry_run": true, "matchers": [document("role", "m", json!({}))]}),
         json!({"dryrun": true}),
+        json!({"allow_removals": ["orders"]}),
     ] {
         world.refused(400, ALICE, "POST", "/v1/discover/run", Some(bad)).await;
     }
+    let scope = "123456789012/us-east-1/elasticache";
+    world.ok(ALICE, "POST", "/v1/discover/run", Some(json!({"allow_removals": [scope]}))).await;
+    assert_eq!(world.discovery.events.lock().unwrap()[2]["allow_removals"], json!([scope]));
+    let runs = world.audited("keystile.discovery.run");
+    assert_eq!(runs.len(), 3);
+    assert_eq!((&runs[2]["user"], &runs[2]["code"]), (&json!("alice"), &json!("KSD01I")));
+    assert_eq!(runs[2]["details"]["allow_removals"], json!([scope]));
     world.refused(404, ALICE, "GET", "/v1/discover/status", None).await;
     world.report(REPORTS, DISCOVER, json!({"complete": true})).await;
     assert_eq!(world.ok(ALICE, "GET", "/v1/discover/status", None).await["complete"], true);
