@@ -4,7 +4,9 @@
 //! belongs to several is taken apart ([`split`]) and the replies become one ([`merge`]). docs/CLUSTER-MODE.md
 //! says what each command means.
 
+pub mod merge;
 pub mod pattern;
 pub mod plan;
 pub mod slots;
+pub mod split;
 pub mod value;
