@@ -7,6 +7,8 @@ use clap::{
     value_parser,
 };
 
+use keystile_model::database::{CacheAuth, Engine};
+
 use crate::output::{Color, Format};
 
 /// Identity-based access to ElastiCache and MemoryDB.
@@ -141,6 +143,46 @@ pub(crate) enum Db {
     Env(RouteArgs),
     /// Print host, port and the paths of certificate, key and CA
     Config(RouteArgs),
+    /// Write a static database down, or replace it
+    Add(DbAdd),
+    /// Say how a database is signed in to, over what its matcher says
+    Set {
+        /// Its name
+        name: String,
+        /// auto (as the db user says), pass-through, secret:NAME or none
+        #[arg(long, value_parser = auth)]
+        auth: CacheAuth,
+    },
+    /// Remove a static database
+    Rm {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `db add`.
+#[derive(Debug, Args)]
+pub(crate) struct DbAdd {
+    /// Its name
+    pub(crate) name: String,
+    /// redis or valkey
+    #[arg(long, value_name = "redis|valkey", value_parser = engine)]
+    pub(crate) protocol: Engine,
+    /// rediss://host:port; always over TLS
+    #[arg(long)]
+    pub(crate) uri: String,
+    /// PEM of the CA that signed its certificate; the public roots without it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Its labels: env=dev,team=shop
+    #[arg(long, value_name = "K=V,…", value_delimiter = ',')]
+    pub(crate) labels: Vec<String>,
+    /// pass-through, secret:NAME or none; without it sessions are refused
+    #[arg(long, value_parser = auth)]
+    pub(crate) auth: Option<CacheAuth>,
+    /// A word for people
+    #[arg(long, default_value = "")]
+    pub(crate) description: String,
 }
 
 /// Which route.
@@ -483,6 +525,17 @@ pub(crate) fn asks_for_json(args: &[std::ffi::OsString]) -> bool {
 
 fn span(text: &str) -> Result<keystile_model::role::Span, String> {
     keystile_model::role::Span::parse(text)
+}
+
+fn auth(text: &str) -> Result<CacheAuth, String> {
+    CacheAuth::try_from(text.to_owned())
+}
+
+fn engine(text: &str) -> Result<Engine, String> {
+    [Engine::Redis, Engine::Valkey]
+        .into_iter()
+        .find(|engine| engine.as_str() == text)
+        .ok_or_else(|| "use redis or valkey".to_owned())
 }
 
 #[cfg(test)]

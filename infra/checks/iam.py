@@ -66,8 +66,29 @@ def short_form(loader, suffix, node):
 Loader.add_multi_constructor("!", short_form)
 
 
+def spelled_out(node, names=None):
+    """A loop over one name is what it says for that name."""
+    names = names or {}
+    if isinstance(node, str):
+        for name, value in names.items():
+            node = node.replace("${" + name + "}", value)
+        return node
+    if isinstance(node, list):
+        return [spelled_out(part, names) for part in node]
+    if not isinstance(node, dict):
+        return node
+    out = {}
+    for key, value in node.items():
+        if key.startswith("Fn::ForEach::"):
+            name, (only,), body = value
+            out.update(spelled_out(body, {**names, name: only}))
+        else:
+            out[spelled_out(key, names)] = spelled_out(value, names)
+    return out
+
+
 def statements(template, role):
-    document = yaml.load((ROOT / template).read_text(), Loader)
+    document = spelled_out(yaml.load((ROOT / template).read_text(), Loader))
     found = []
     for policy in document["Resources"][role]["Properties"]["Policies"]:
         for statement in policy["PolicyDocument"]["Statement"]:

@@ -18,11 +18,13 @@ use crate::session::handle::{Cut, CutKind};
 /// Knowledge that is older than this begins no session, in seconds.
 pub const NEW_SESSIONS_UNTIL_S: u64 = 60;
 
-/// How the cache is signed in to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the cache is signed in to. The same for each of its nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Plan {
     /// With an IAM token, minted for each dial.
     Iam,
+    /// With the shared token in this secret of Secrets Manager, as the default user.
+    Shared(Arc<str>),
     /// By the client itself.
     PassThrough,
     /// Not at all.
@@ -86,15 +88,14 @@ pub fn admit(
     Ok(Admission { database: Arc::clone(database), db_user, plan, grant, gate: Arc::new(gate), rule })
 }
 
-/// Whether a live session may go on, and by which grant; `now` in Unix seconds.
+/// Whether a live session that signed in by `signed_in` may go on, and by which grant; `now` in Unix seconds.
 ///
 /// # Errors
 /// The [`Cut`] that ends it.
 pub fn may_go_on(
     policy: &Policy,
     identity: &ClientIdentity,
-    database: &Database,
-    db_user: &str,
+    (database, db_user, signed_in): (&Database, &str, &Plan),
     now: i64,
 ) -> Result<(SessionGrant, Gate), Cut> {
     let cut = |kind, text: String| Cut { kind, text };
@@ -113,7 +114,11 @@ pub fn may_go_on(
         cut(kind, format!("this session was ended: {refusal}"))
     })?;
     let gate = compiled(&grant).map_err(|refusal| cut(CutKind::Denied, refusal.to_string()))?;
-    plan(policy, known, db_user).map_err(|refusal| cut(CutKind::Database, refusal.to_string()))?;
+    let plan = plan(policy, known, db_user).map_err(|refusal| cut(CutKind::Database, refusal.to_string()))?;
+    if plan != *signed_in {
+        let text = format!("how {} is signed in to has changed: connect again", database.name);
+        return Err(cut(CutKind::Database, text));
+    }
     Ok((grant, gate))
 }
 
@@ -200,24 +205,25 @@ fn servable(database: &Database) -> Result<(), Refusal> {
 }
 
 fn plan(policy: &Policy, database: &Database, db_user: &str) -> Result<Plan, Refusal> {
-    match &database.auth {
+    let auth = policy.auth_of(database);
+    if let Some(only) = auth.only_user().filter(|only| *only != db_user) {
+        let how = match auth {
+            CacheAuth::None => "without authentication (auth: none)",
+            _ => "with a shared token (auth: secret:…)",
+        };
+        return Err(Refusal::DbUser(format!(
+            "{} is reached {how}, so its only database user is '{only}'",
+            database.name
+        )));
+    }
+    match auth {
         CacheAuth::PassThrough => return Ok(Plan::PassThrough),
-        CacheAuth::None if db_user == "default" => return Ok(Plan::Open),
-        CacheAuth::None => {
-            return Err(Refusal::DbUser(format!(
-                "{} is reached without authentication (auth: none), so its only database user is 'default'",
-                database.name
-            )));
-        }
-        CacheAuth::Secret(_) => {
-            return Err(Refusal::Unsupported(format!(
-                "{} signs in with a shared token (auth: secret:…), which this version does not serve yet",
-                database.name
-            )));
-        }
+        CacheAuth::None => return Ok(Plan::Open),
+        CacheAuth::Secret(name) => return Ok(Plan::Shared(Arc::from(name.as_str()))),
         CacheAuth::Auto if database.kind == DatabaseKind::Static => {
             return Err(Refusal::Unsupported(format!(
-                "the static database {} does not say how to sign in: set its auth to pass-through or none",
+                "the static database {0} does not say how to sign in: have an editor run 'keystile db set {0} --auth \
+                 pass-through' (or secret:NAME, or none)",
                 database.name
             )));
         }

@@ -18,6 +18,8 @@ use crate::admin;
 use crate::audit::{Sink, Writer};
 use crate::clock::{CoarseClock, unix_ms};
 use crate::config::Config;
+use crate::credentials::Secrets;
+use crate::credentials::cache::SecretCache;
 use crate::failed_sign_ins::FailedSignIns;
 use crate::logins::Logins;
 use crate::metrics::Metrics;
@@ -77,6 +79,8 @@ pub struct Ports {
     pub runtime: Arc<dyn RuntimeStore>,
     /// IAM tokens.
     pub tokens: Arc<dyn Tokens>,
+    /// Passwords and shared tokens.
+    pub passwords: Arc<dyn Secrets>,
     /// Where the host certificate is, if it is in a secret.
     pub secrets: Arc<dyn PemSecrets>,
     /// The time.
@@ -117,6 +121,7 @@ impl App {
         let dialer = Dialer {
             tls: CacheTls::new(provider, config.cache_ca_file.as_deref())?,
             tokens: ports.tokens,
+            secrets: SecretCache::new(ports.passwords, Arc::clone(&metrics)),
             step: config.dial_timeout,
             names: Names::default(),
             allow_loopback: config.allow_loopback,

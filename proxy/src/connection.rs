@@ -3,7 +3,7 @@
 //! What goes wrong before the session is told to the client as the answer to its first command, in words,
 //! and the connection is closed so that the words arrive.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::route;
 use crate::session::handle::Handle;
 use crate::session::journal::Journal;
 use crate::session::leg::Leg;
-use crate::session::{Parts, Session, SignIn, Standing};
+use crate::session::{Parts, Session, SignIn, Standing, Tries};
 use crate::sessions::{Live, Most, NoPlace};
 use crate::upstream::{self, host_rule};
 
@@ -75,7 +75,7 @@ async fn begin(
     let mut client = handshake(shared, tcp, &mut facts, remote).await?;
     let mut preamble = Preamble::default();
     match establish(shared, &mut client, &mut preamble, &mut facts, cold).await {
-        Ok(ready) => Some(start(shared, client, preamble, facts, ready)),
+        Ok(ready) => Some(start(shared, client, preamble, facts, ready, remote.ip())),
         Err(NoSession::Refused(refusal)) => {
             refuse(shared, &mut client, preamble, &mut facts, refusal, remote).await;
             None
@@ -212,7 +212,7 @@ async fn establish(
     reserve(shared, facts, &admission, &identity, &handle)?;
     let ready = async {
         let server =
-            shared.dialer.dial(&admission.database, &admission.db_user, admission.plan, &networks).await;
+            shared.dialer.dial(&admission.database, &admission.db_user, &admission.plan, &networks).await;
         let name = admission.database.name.as_str();
         match &server {
             Ok(_) => shared.logins.succeeded(name),
@@ -245,7 +245,7 @@ fn reserve(
         identity: Arc::clone(identity),
         database: Arc::clone(&admission.database),
         db_user: admission.db_user.clone(),
-        plan: admission.plan,
+        plan: admission.plan.clone(),
         grant: Arc::new(admission.grant.clone()),
         gate: Arc::clone(&admission.gate),
     };
@@ -395,6 +395,7 @@ fn start(
     preamble: Preamble,
     mut facts: Facts,
     ready: Ready,
+    source: IpAddr,
 ) -> (uuid::Uuid, Box<Session>) {
     let Ready { server, admission, identity, handle } = ready;
     let sid = facts.sid();
@@ -405,12 +406,16 @@ fn start(
     shared.metrics.sessions_open.add(1);
     tracing::debug!(%sid, user = %identity.user, database = %admission.database.name, "session began");
     let standing = match admission.plan {
-        Plan::Iam => Standing::Ours(Arc::new(Minter {
+        Plan::Iam | Plan::Shared(_) => Standing::Ours(Arc::new(Again {
             shared: Arc::clone(shared),
             database: Arc::clone(&admission.database),
             db_user: admission.db_user.clone(),
+            plan: admission.plan,
         })),
-        Plan::PassThrough => Standing::PassThrough { admitted: false },
+        Plan::PassThrough => {
+            let tries = Arc::new(OwnPasswords { shared: Arc::clone(shared), source });
+            Standing::PassThrough { admitted: false, tries }
+        }
         Plan::Open => Standing::Open,
     };
     let session = Session::new(Parts {
@@ -493,19 +498,45 @@ async fn say(client: &mut Leg, mut preamble: Preamble, refusal: &Refusal) {
     }
 }
 
-/// Makes the tokens that keep a session signed in.
-struct Minter {
+/// Signs a session in again, as it was signed in.
+struct Again {
     shared: Arc<Shared>,
     database: Arc<keystile_model::database::Database>,
     db_user: String,
+    plan: Plan,
 }
 
-impl SignIn for Minter {
+impl SignIn for Again {
     fn password(
         &self,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<Option<SecretString>, String>> + Send>> {
-        let (shared, database, db_user) =
-            (Arc::clone(&self.shared), Arc::clone(&self.database), self.db_user.clone());
-        Box::pin(async move { shared.dialer.tokens.mint(&database, &db_user).await.map(Some) })
+        let (shared, database, db_user, plan) =
+            (Arc::clone(&self.shared), Arc::clone(&self.database), self.db_user.clone(), self.plan.clone());
+        Box::pin(async move { shared.dialer.password(&database, &db_user, &plan).await })
+    }
+}
+
+/// The passwords that a client tries at a cache that judges them itself: they count as failed sign-ins of its
+/// address, and those beyond the limit do not reach the cache.
+struct OwnPasswords {
+    shared: Arc<Shared>,
+    source: IpAddr,
+}
+
+impl Tries for OwnPasswords {
+    fn may_try(&self) -> Result<(), String> {
+        let now = unix_ms(self.shared.clock.now());
+        self.shared.failed_sign_ins.may_fail(self.source, now).map_err(|wait_s| {
+            note_limit(&self.shared, "failed_sign_ins", &self.source.to_string());
+            format!(
+                "too many failed sign-ins from {} (more than {} a minute): wait {wait_s} s",
+                self.source, self.shared.config.failed_sign_ins_per_minute
+            )
+        })
+    }
+
+    fn wrong(&self) {
+        // What is over the limit is not tried, so this one was within it.
+        let _ = self.shared.failed_sign_ins.fail(self.source, unix_ms(self.shared.clock.now()));
     }
 }

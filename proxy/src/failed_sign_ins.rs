@@ -56,8 +56,31 @@ impl FailedSignIns {
             return Ok(());
         }
         *bucket = Bucket { left, at: now };
+        Err(self.wait_s(left))
+    }
+
+    /// Whether the source may fail once more, without taking a failure in. For passwords that others judge: a
+    /// guess must not reach them.
+    ///
+    /// # Errors
+    /// As [`FailedSignIns::fail`].
+    pub fn may_fail(&self, source: IpAddr, now: i64) -> Result<(), u64> {
+        let full = i64::from(self.per_minute) * 1_000;
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let own = buckets.get(&bucket_of(source));
+        let bucket = own.or_else(|| buckets.get(&shared).filter(|_| buckets.len() >= self.most_sources));
+        match bucket.map_or(full, |bucket| self.refilled(*bucket, now)) {
+            1_000.. => Ok(()),
+            left => Err(self.wait_s(left)),
+        }
+    }
+
+    /// Seconds until one more failure is allowed.
+    fn wait_s(&self, left: i64) -> u64 {
+        let full = i64::from(self.per_minute) * 1_000;
         let missing_ms = (1_000 - left) * MINUTE_MS / full.max(1);
-        Err(u64::try_from(missing_ms / 1_000).unwrap_or(0) + 1)
+        u64::try_from(missing_ms / 1_000).unwrap_or(0) + 1
     }
 
     fn refilled(&self, bucket: Bucket, now: i64) -> i64 {
@@ -93,6 +116,8 @@ mod tests {
             limit.fail(ip("10.0.0.1"), 0).unwrap();
         }
         assert_eq!(limit.fail(ip("10.0.0.1"), 0), Err(21));
+        assert_eq!(limit.may_fail(ip("10.0.0.1"), 0), Err(21));
+        assert_eq!(limit.may_fail(ip("10.0.0.9"), 0), Ok(()));
         assert_eq!(limit.fail(ip("::ffff:10.0.0.1"), 10_000), Err(11));
         limit.fail(ip("10.0.0.2"), 0).unwrap();
         limit.fail(ip("10.0.0.1"), 20_000).unwrap();
@@ -113,6 +138,7 @@ mod tests {
         }
         // The first two are apart, the others share what two may.
         assert!(limit.fail(ip("10.0.0.9"), 0).is_err());
+        assert!(limit.may_fail(ip("10.0.0.9"), 0).is_err());
         limit.fail(ip("10.0.0.1"), 0).unwrap();
         // After a minute all of it is forgotten.
         limit.fail(ip("10.0.0.9"), 60_000).unwrap();

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod connection;
+pub mod credentials;
 pub mod failed_sign_ins;
 pub mod health;
 pub mod host_secret;

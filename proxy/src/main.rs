@@ -5,9 +5,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use keystile_aws::config::AwsConfig;
 use keystile_aws::iam_token::TokenMinter;
+use keystile_aws::secrets::SecretReader;
 use keystile_proxy::app::{App, Ports};
 use keystile_proxy::clock::SystemClock;
 use keystile_proxy::config::Config;
+use keystile_proxy::credentials::aws::AwsPasswords;
 use keystile_proxy::host_secret::AwsSecrets;
 use keystile_proxy::open_files;
 use keystile_proxy::tokens::IamTokens;
@@ -44,6 +46,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         policy: Arc::clone(&store) as _,
         runtime: store,
         secrets: Arc::new(AwsSecrets(aws.clone())),
+        passwords: Arc::new(AwsPasswords(SecretReader::new(aws.home()))),
         tokens: Arc::new(IamTokens(TokenMinter::new(aws))),
         clock: Arc::new(SystemClock),
         intervals: Intervals::default(),

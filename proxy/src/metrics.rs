@@ -172,10 +172,10 @@ metrics! {
     /// Sessions that are live now.
     sessions_open: Gauge = Gauge::default(), "keystile_sessions_open", "gauge", "";
     /// Connections that were refused, by kind.
-    refusals: Counters<20> = Counters::new([
+    refusals: Counters<21> = Counters::new([
         "not_signed_in", "certificate", "not_ready", "stale_policy", "route", "unknown_database", "db_user",
         "denied", "locked", "unknown_user", "limit", "unsupported", "dns", "connect", "tls", "auth",
-        "token", "host_rule", "protocol", "other",
+        "secret", "token", "host_rule", "protocol", "other",
     ]), "keystile_refusals_total", "counter", "kind";
     /// Connections that a limit turned away, by limit; also among the refusals, as `limit`.
     limits: Counters<5> = Counters::new(["proxy", "user", "database", "failed_sign_ins", "other"]),
@@ -198,6 +198,15 @@ metrics! {
     dial_seconds: Histogram = Histogram::default(), "keystile_dial_seconds", "histogram", "";
     /// Sign-ins to caches on live connections.
     sign_ins_again: Counter = Counter::default(), "keystile_reauthentications_total", "counter", "";
+    /// Reads of secrets, by outcome.
+    secret_reads: Counters<5> = Counters::new(["ok", "unavailable", "missing", "refused", "other"]),
+        "keystile_secret_reads_total", "counter", "outcome";
+    /// Sign-ins that were tried again with another password after the cache had refused one.
+    passwords_retried: Counters<3> = Counters::new(["fresh", "pending", "other"]),
+        "keystile_passwords_retried_total", "counter", "with";
+    /// Sign-ins for which no password was left: the cache takes none that Secrets Manager has.
+    passwords_refused: Counters<3> = Counters::new(["managed", "shared", "other"]),
+        "keystile_passwords_refused_total", "counter", "kind";
     /// Age of the access feed, in milliseconds; -1 before the first load.
     access_age_ms: Gauge = Gauge::default(), "keystile_policy_access_age_milliseconds", "gauge", "";
     /// Age of the inventory feed, in milliseconds; -1 before the first load.

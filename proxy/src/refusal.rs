@@ -108,6 +108,9 @@ pub enum Refusal {
     /// The cache refused the AUTH.
     #[error("{0}")]
     Auth(String),
+    /// What Secrets Manager should hold cannot be had.
+    #[error("{0}")]
+    Secret(String),
     /// No IAM token could be made.
     #[error("cannot sign in to {database} as {db_user}: {why}")]
     Token {
@@ -162,6 +165,7 @@ impl Refusal {
             Self::Connect { .. } => "connect",
             Self::Tls { .. } => "tls",
             Self::Auth(_) => "auth",
+            Self::Secret(_) => "secret",
             Self::Token { .. } => "token",
             Self::HostRule { .. } => "host_rule",
             Self::Protocol(_) => "protocol",
@@ -183,7 +187,7 @@ impl Refusal {
     /// Whether the cache is at fault, or the way to it, and not the client.
     #[must_use]
     pub fn is_of_the_cache(&self) -> bool {
-        matches!(self.kind(), "dns" | "connect" | "tls" | "auth" | "token" | "host_rule")
+        matches!(self.kind(), "dns" | "connect" | "tls" | "auth" | "secret" | "token" | "host_rule")
     }
 
     /// Whether an AUTH of the client's may still make it right.

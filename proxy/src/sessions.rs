@@ -181,8 +181,8 @@ fn count_down(counts: &mut HashMap<String, usize>, key: &str) {
     }
 }
 
-/// Who is judged alike: user, its certificate's date, database, db user.
-type Route = (String, i64, String, String);
+/// Who is judged alike: user, its certificate's date, database, db user, and how it signed in.
+type Route = (String, i64, String, String, Plan);
 type Verdict = Result<(Arc<SessionGrant>, Arc<Gate>), Cut>;
 
 /// What the overseer goes by.
@@ -271,9 +271,11 @@ impl Overseer {
                 live.identity.issued_at(),
                 live.database.name.to_string(),
                 live.db_user.clone(),
+                live.plan.clone(),
             );
             let verdict = judged.entry(key).or_insert_with(|| {
-                may_go_on(policy, &live.identity, &live.database, &live.db_user, now.unix_timestamp())
+                let route = (live.database.as_ref(), live.db_user.as_str(), &live.plan);
+                may_go_on(policy, &live.identity, route, now.unix_timestamp())
                     .map(|(grant, gate)| (Arc::new(grant), Arc::new(gate)))
             });
             match verdict {

@@ -1,4 +1,4 @@
-//! `db ls`, `show`, `login`, `logout`, `env` and `config`.
+//! `db ls`, `show`, `login`, `logout`, `env` and `config`; what is written down is in `static_databases`.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,12 @@ use keystile_api::{DatabaseList, DatabaseView};
 use crate::access::Access;
 use crate::args::{Db, RouteArgs};
 use crate::context::{Context, wait};
-use crate::failure::Failure;
+use crate::failure::{Failure, printable};
 use crate::home;
 use crate::output::say;
 use crate::route::{Route, Settings, with_lines};
 use crate::table;
+use crate::verbs::{documents, static_databases};
 
 /// Runs `db …`, all but `connect`.
 pub(crate) fn run(context: &Context, verb: Db) -> Result<(), Failure> {
@@ -22,6 +23,9 @@ pub(crate) fn run(context: &Context, verb: Db) -> Result<(), Failure> {
         Db::Logout { name } => logout(context, name.as_deref()),
         Db::Env(route) => env(context, &route),
         Db::Config(route) => config(context, &route),
+        Db::Add(add) => static_databases::add(context, add),
+        Db::Set { name, auth } => static_databases::set(context, &name, auth),
+        Db::Rm { name } => documents::remove_one(context, "db", &name),
         Db::Connect { .. } => Err(Failure::failed("connect is run elsewhere")),
     }
 }
@@ -38,6 +42,11 @@ fn list(context: &Context, labels: &[String], search: Option<&str>) -> Result<()
         .collect();
     context.output.emit(&shown, || rows(&shown, context.output.bold))?;
     if context.output.format == crate::output::Format::Text {
+        for database in &shown {
+            for warning in &database.warnings {
+                say(&format!("warning: {}: {}", printable(&database.name), printable(warning)));
+            }
+        }
         say(&format!("{} of {total} databases. ACCESS: the db users that you may use.", shown.len()));
     }
     Ok(())
@@ -127,6 +136,7 @@ fn show(context: &Context, name: &str) -> Result<(), Failure> {
             ("uri", database.uri.clone()),
             ("region", database.region.clone()),
             ("account", database.account_id.clone()),
+            ("auth", database.auth.clone()),
             ("db users", users(&database)),
             ("health", database.health.clone()),
             ("labels", all.join(" ")),
@@ -263,6 +273,7 @@ mod tests {
             db_users: vec!["iam-ro".to_owned(), "iam-rw".to_owned()],
             health: "ok".to_owned(),
             alias: String::new(),
+            auth: "auto".to_owned(),
             warnings: Vec::new(),
         }
     }

@@ -285,8 +285,8 @@ fn named(what: &str) -> Result<(String, String), Failure> {
 fn kind_of(word: &str) -> String {
     let word = word.to_lowercase().replace('-', "_");
     match word.as_str() {
-        "users" | "roles" | "locks" | "matchers" | "dbs" | "db_users" | "db_servers" | "arn_rules"
-        | "tokens" => word.trim_end_matches('s').to_owned(),
+        "users" | "roles" | "locks" | "matchers" | "dbs" | "db_auths" | "db_users" | "db_servers"
+        | "arn_rules" | "tokens" => word.trim_end_matches('s').to_owned(),
         "database" | "databases" => "db".to_owned(),
         "proxies" => "proxy".to_owned(),
         _ => word,

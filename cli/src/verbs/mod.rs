@@ -12,6 +12,7 @@ mod login;
 mod proxy;
 mod report;
 mod roles;
+mod static_databases;
 mod users;
 
 use crate::args::{Db, Verb};

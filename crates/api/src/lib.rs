@@ -103,6 +103,10 @@ pub struct DatabaseView {
     /// The short alias.
     #[serde(default)]
     pub alias: String,
+    /// How it is signed in to: `auto` (as the db user says: IAM or a managed password), `pass-through`, `secret`
+    /// or `none`.
+    #[serde(default)]
+    pub auth: String,
     /// Warnings about how it is configured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -170,11 +170,57 @@ impl TryFrom<String> for CacheAuth {
             "pass-through" => Ok(Self::PassThrough),
             "none" => Ok(Self::None),
             other => match other.strip_prefix("secret:") {
-                Some(name) if !name.is_empty() && name.len() <= 512 => Ok(Self::Secret(name.to_owned())),
-                _ => Err(format!("auth {other:?} is unknown: use auto, pass-through, secret:NAME or none")),
+                Some(name) if is_secret_name(name) => Ok(Self::Secret(name.to_owned())),
+                Some(_) => Err(format!(
+                    "auth {other:?} names no secret: a name or an ARN has 1 to 512 of letters, digits and /_+=.@:-"
+                )),
+                None => {
+                    Err(format!("auth {other:?} is unknown: use auto, pass-through, secret:NAME or none"))
+                }
             },
         }
     }
+}
+
+impl CacheAuth {
+    /// The word of its sort, without the secret's name: `auto`, `pass-through`, `secret`, `none`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::PassThrough => "pass-through",
+            Self::Secret(_) => "secret",
+            Self::None => "none",
+        }
+    }
+
+    /// The one db user that there is where nobody's name is given to the cache: a shared token is the default
+    /// user's, and so is a cache without authentication.
+    #[must_use]
+    pub fn only_user(&self) -> Option<&'static str> {
+        matches!(self, Self::Secret(_) | Self::None).then_some("default")
+    }
+}
+
+/// What Secrets Manager takes as a name, and the colons of an ARN.
+fn is_secret_name(name: &str) -> bool {
+    (1..=512).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "/_+=.@:-".contains(c))
+}
+
+/// How a discovered database is signed in to, as an admin said: it comes over what its matcher says. It is an
+/// entity of its own, so that discovery cannot write it, and it not what discovery writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseAuth {
+    /// The database.
+    pub database: DatabaseName,
+    /// The resource that it was said of: another one that gets the name later does not inherit it.
+    pub arn: Arn,
+    /// Which of its endpoints.
+    pub endpoint_type: EndpointType,
+    /// How to sign in.
+    pub auth: CacheAuth,
 }
 
 /// The role of another account that reaches a resource.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::command_rules::CommandRule;
-use crate::database::Database;
+use crate::database::{CacheAuth, Database};
 use crate::db_user::DbUserAuth;
 use crate::labels::Pattern;
 use crate::name::{RoleName, UserName};
@@ -376,6 +376,9 @@ pub fn allowed_db_users(policy: &Policy, subject: &Subject, database: &Database,
     let Ok(roles) = roles_of(policy, user) else { return Vec::new() };
     let permitted =
         |name: &str| decide(policy, subject, Request::Connect { database, db_user: name }, now).is_allowed();
+    if let Some(only) = policy.auth_of(database).only_user() {
+        return if permitted(only) { vec![only.to_owned()] } else { Vec::new() };
+    }
     let mut names = BTreeSet::new();
     for role in roles.iter().filter(|role| role.allow.labels.matches(&database.labels)) {
         for (pattern, text) in role.allow.db_users.iter().zip(&role.allow.db_user_texts) {
@@ -419,10 +422,11 @@ pub fn default_db_user(
     let mut names = allowed_db_users(policy, subject, database, now);
     if names == ["*"] {
         // Of all that are allowed, those that a session could be opened as.
+        let own_password = *policy.auth_of(database) == CacheAuth::PassThrough;
         names = policy
             .db_users_of(database)
             .iter()
-            .filter(|user| user.auth == DbUserAuth::Iam || user.managed)
+            .filter(|user| own_password || user.auth == DbUserAuth::Iam || user.managed)
             .map(|user| user.name.to_string())
             .filter(|name| {
                 decide(policy, subject, Request::Connect { database, db_user: name }, now).is_allowed()

@@ -2,9 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::arn::Arn;
-use crate::database::{CacheAuth, DatabaseKind, Endpoint, EndpointType, Engine};
+use crate::database::{CacheAuth, DatabaseAuth, DatabaseKind, Endpoint, EndpointType, Engine};
 use crate::db_user::{DbUser, DbUserAuth, DbUserService};
-use crate::feed::Entity;
+use crate::feed::{Change, Entity};
 use crate::labels::OneOrMany;
 use crate::name::{DatabaseName, DbUserName};
 use crate::policy::LockTarget;
@@ -189,7 +189,6 @@ fn locks_come_first_and_end() {
             expires_at,
         }))
     };
-    use crate::feed::Change;
     let orders = database("orders", "prod");
     policy.apply(lock(LockTarget { user: Some("alice".to_owned()), ..LockTarget::default() }, None));
     assert_eq!(connect(&policy, "alice", &orders, "ro").rule(), "lock l");
@@ -263,4 +262,74 @@ fn a_db_user_is_looked_up_in_its_own_account_and_group() {
     let mut abroad = orders.clone();
     abroad.account_id = "2".to_owned();
     assert!(matches!(policy.db_user(&abroad, "iam-ro"), DbUserLookup::Unknown));
+}
+
+#[test]
+fn a_cache_that_takes_no_name_has_one_user() {
+    let all = role("all", RoleVersion::Ks1, conditions("prod", &["*"]), Conditions::default());
+    let two =
+        role("two", RoleVersion::Ks1, conditions("prod", &["iam-ro", "default"]), Conditions::default());
+    let one = role("one", RoleVersion::Ks1, conditions("prod", &["iam-ro"]), Conditions::default());
+    let policy = Policy::new([
+        all,
+        two,
+        one,
+        user("alice", &["all"]),
+        user("bob", &["two"]),
+        user("carol", &["one"]),
+        db_user("iam-ro", "keystile"),
+    ]);
+    let subject = |name: &str| Subject { user: UserName::parse(name).unwrap(), issued_at: None };
+    for auth in [CacheAuth::None, CacheAuth::Secret("token".to_owned())] {
+        let shared = Database { auth, ..database("orders", "prod") };
+        let usable = |name| allowed_db_users(&policy, &subject(name), &shared, 0);
+        assert_eq!(
+            [usable("alice"), usable("bob"), usable("carol")],
+            [vec!["default"], vec!["default"], vec![]]
+        );
+        assert_eq!(default_db_user(&policy, &subject("alice"), &shared, 0), Ok("default".to_owned()));
+        assert_eq!(default_db_user(&policy, &subject("carol"), &shared, 0), Err(Vec::new()));
+    }
+}
+
+#[test]
+fn what_an_admin_said_of_a_database_comes_over_its_matcher() {
+    let orders = database("orders", "prod");
+    let said = DatabaseAuth {
+        database: orders.name.clone(),
+        arn: orders.arn.clone().unwrap(),
+        endpoint_type: EndpointType::Primary,
+        auth: CacheAuth::PassThrough,
+    };
+    let mut policy = Policy::new([Entity::Database(Box::new(orders.clone()))]);
+    assert_eq!(policy.auth_of(&orders), &CacheAuth::Auto);
+    policy.apply(Change::Put(Entity::DatabaseAuth(said.clone())));
+    assert_eq!(policy.auth_of(&orders), &CacheAuth::PassThrough);
+    // A full load of what discovery writes does not touch it.
+    policy.clear(crate::feed::Feed::Inventory);
+    policy.apply(Change::Put(Entity::Database(Box::new(orders.clone()))));
+    assert_eq!(policy.auth_of(&orders), &CacheAuth::PassThrough);
+    // Another resource of the name, or another endpoint of the same, does not inherit it.
+    let other = Database { arn: database("carts", "prod").arn, ..orders.clone() };
+    let reader = Database { endpoint_type: EndpointType::Reader, ..orders.clone() };
+    assert_eq!([policy.auth_of(&other), policy.auth_of(&reader)], [&CacheAuth::Auto; 2]);
+    policy.apply(Change::Delete(Entity::DatabaseAuth(said).key()));
+    assert_eq!(policy.auth_of(&orders), &CacheAuth::Auto);
+}
+
+#[test]
+fn ways_to_sign_in_have_words() {
+    for (text, word) in [
+        ("auto", "auto"),
+        ("iam", "auto"),
+        ("pass-through", "pass-through"),
+        ("secret:prod/orders_token", "secret"),
+        ("secret:arn:aws:secretsmanager:us-east-1:1:secret:x-AbCdEf", "secret"),
+        ("none", "none"),
+    ] {
+        assert_eq!(CacheAuth::try_from(text.to_owned()).unwrap().word(), word, "{text}");
+    }
+    for bad in ["", "password", "secret:", "secret:a b", "secret:a\n", "NONE"] {
+        assert!(CacheAuth::try_from(bad.to_owned()).is_err(), "{bad:?}");
+    }
 }

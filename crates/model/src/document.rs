@@ -54,6 +54,14 @@ pub struct StaticDatabaseSpec {
     pub auth: crate::database::CacheAuth,
 }
 
+/// The `spec` of a `db_auth` document: how a discovered database is signed in to, over what its matcher says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseAuthSpec {
+    /// How to sign in; `auto` is as the db user says.
+    pub auth: crate::database::CacheAuth,
+}
+
 /// The `spec` of a `role` document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

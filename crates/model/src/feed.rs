@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::database::Database;
+use crate::database::{Database, DatabaseAuth};
 use crate::db_user::DbUser;
 use crate::matcher::Matcher;
 use crate::policy::{CaCertificate, Lock, NameClaim, Settings};
@@ -62,6 +62,9 @@ pub enum EntityKind {
     Matcher,
     /// A static database.
     StaticDatabase,
+    /// How a discovered database is signed in to, where an admin said so.
+    #[serde(rename = "db_auth")]
+    DatabaseAuth,
     /// A certificate of one of the CAs.
     CaCertificate,
     /// A discovered database.
@@ -84,6 +87,7 @@ impl EntityKind {
         Self::Lock,
         Self::Matcher,
         Self::StaticDatabase,
+        Self::DatabaseAuth,
         Self::CaCertificate,
         Self::Database,
         Self::DbUser,
@@ -111,6 +115,7 @@ impl EntityKind {
             Self::Lock => "lock",
             Self::Matcher => "matcher",
             Self::StaticDatabase => "static_database",
+            Self::DatabaseAuth => "db_auth",
             Self::CaCertificate => "ca_certificate",
             Self::Database => "database",
             Self::DbUser => "db_user",
@@ -154,6 +159,9 @@ pub enum Entity {
     Matcher(Box<Matcher>),
     /// See [`EntityKind::StaticDatabase`].
     StaticDatabase(Box<Database>),
+    /// See [`EntityKind::DatabaseAuth`].
+    #[serde(rename = "db_auth")]
+    DatabaseAuth(DatabaseAuth),
     /// See [`EntityKind::CaCertificate`].
     CaCertificate(CaCertificate),
     /// See [`EntityKind::Database`].
@@ -178,6 +186,7 @@ impl Entity {
             Self::Lock(_) => EntityKind::Lock,
             Self::Matcher(_) => EntityKind::Matcher,
             Self::StaticDatabase(_) => EntityKind::StaticDatabase,
+            Self::DatabaseAuth(_) => EntityKind::DatabaseAuth,
             Self::CaCertificate(_) => EntityKind::CaCertificate,
             Self::Database(_) => EntityKind::Database,
             Self::DbUser(_) => EntityKind::DbUser,
@@ -197,6 +206,7 @@ impl Entity {
             Self::Lock(lock) => lock.name.clone(),
             Self::Matcher(matcher) => matcher.name.clone(),
             Self::StaticDatabase(database) | Self::Database(database) => database.name.to_string(),
+            Self::DatabaseAuth(auth) => auth.database.to_string(),
             Self::CaCertificate(ca) => ca.id(),
             Self::DbUser(user) => user.arn.to_string(),
             Self::NameClaim(claim) => claim.name.to_string(),

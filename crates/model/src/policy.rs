@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::arn::Arn;
-use crate::database::Database;
+use crate::database::{CacheAuth, Database, DatabaseAuth};
 use crate::db_user::DbUser;
 use crate::feed::{Change, Entity, EntityKey, EntityKind};
 use crate::matcher::Matcher;
@@ -158,6 +158,8 @@ pub struct Policy {
     ca_certificates: BTreeMap<String, Arc<CaCertificate>>,
     databases: BTreeMap<String, Arc<Database>>,
     static_databases: BTreeMap<String, Arc<Database>>,
+    /// By database.
+    database_auths: BTreeMap<String, Arc<DatabaseAuth>>,
     db_users: HashMap<String, Arc<DbUser>>,
     db_users_by_name: HashMap<String, Vec<Arc<DbUser>>>,
     name_claims: BTreeMap<String, Arc<NameClaim>>,
@@ -219,6 +221,7 @@ impl Policy {
         all.extend(self.matchers.values().map(|m| Entity::Matcher(Box::new((**m).clone()))));
         all.extend(self.ca_certificates.values().map(|c| Entity::CaCertificate((**c).clone())));
         all.extend(self.static_databases.values().map(|d| Entity::StaticDatabase(Box::new((**d).clone()))));
+        all.extend(self.database_auths.values().map(|a| Entity::DatabaseAuth((**a).clone())));
         all.extend(self.databases.values().map(|d| Entity::Database(Box::new((**d).clone()))));
         all.extend(self.db_users.values().map(|u| Entity::DbUser(Box::new((**u).clone()))));
         all.extend(self.name_claims.values().map(|c| Entity::NameClaim((**c).clone())));
@@ -245,6 +248,9 @@ impl Policy {
             }
             Entity::StaticDatabase(database) => {
                 self.static_databases.insert(id, Arc::from(database));
+            }
+            Entity::DatabaseAuth(auth) => {
+                self.database_auths.insert(id, Arc::new(auth));
             }
             Entity::CaCertificate(ca) => {
                 self.ca_certificates.insert(id, Arc::new(ca));
@@ -296,6 +302,7 @@ impl Policy {
             EntityKind::Lock => drop(self.locks.remove(id)),
             EntityKind::Matcher => drop(self.matchers.remove(id)),
             EntityKind::StaticDatabase => drop(self.static_databases.remove(id)),
+            EntityKind::DatabaseAuth => drop(self.database_auths.remove(id)),
             EntityKind::CaCertificate => drop(self.ca_certificates.remove(id)),
             EntityKind::Database => drop(self.databases.remove(id)),
             EntityKind::DbUser => self.forget_db_user(id),
@@ -402,6 +409,23 @@ impl Policy {
     /// Discovered databases only, by name.
     pub fn discovered_databases(&self) -> impl Iterator<Item = &Arc<Database>> {
         self.databases.values()
+    }
+
+    /// What admins said of how discovered databases are signed in to, by database. Not each is in force:
+    /// [`Policy::auth_of`] judges.
+    pub fn database_auths(&self) -> impl Iterator<Item = &Arc<DatabaseAuth>> {
+        self.database_auths.values()
+    }
+
+    /// How a database is signed in to: as an admin said of this very resource, else as it says itself.
+    #[must_use]
+    pub fn auth_of<'a>(&'a self, database: &'a Database) -> &'a CacheAuth {
+        self.database_auths
+            .get(database.name.as_str())
+            .filter(|said| {
+                Some(&said.arn) == database.arn.as_ref() && said.endpoint_type == database.endpoint_type
+            })
+            .map_or(&database.auth, |said| &said.auth)
     }
 
     /// All db users, in no order.

@@ -30,7 +30,10 @@ impl Session {
             return Answer::Local(refusal);
         }
         match (&self.standing, args.last()) {
-            (Standing::PassThrough { .. }, Some(password)) => {
+            (Standing::PassThrough { tries, .. }, Some(password)) => {
+                if let Err(text) = tries.may_try() {
+                    return Answer::Local(error("ERR keystile:", &text));
+                }
                 let mut request = Vec::new();
                 encode::request(&mut request, &[b"AUTH", self.db_user().as_bytes(), password]);
                 Answer::Forward(request)
@@ -46,7 +49,8 @@ impl Session {
             self.check_user(&credentials)?;
         }
         match (&self.standing, &hello.auth) {
-            (Standing::PassThrough { .. }, Some((_, password))) => {
+            (Standing::PassThrough { tries, .. }, Some((_, password))) => {
+                tries.may_try().map_err(|text| error("ERR keystile:", &text))?;
                 Ok((hello.request(Some((self.db_user(), password))), true))
             }
             _ => Ok((hello.request(None), false)),

@@ -61,6 +61,18 @@ pub trait SignIn: Send + Sync {
     fn password(&self) -> Pin<Box<dyn Future<Output = Result<Option<SecretString>, String>> + Send>>;
 }
 
+/// Keeps count of a client's own passwords, where the cache judges them.
+pub trait Tries: Send + Sync {
+    /// Whether one more may be tried.
+    ///
+    /// # Errors
+    /// The words of the refusal.
+    fn may_try(&self) -> Result<(), String>;
+
+    /// One was wrong.
+    fn wrong(&self);
+}
+
 /// How the cache lets this session in.
 #[derive(Clone)]
 pub enum Standing {
@@ -72,6 +84,8 @@ pub enum Standing {
     PassThrough {
         /// Whether the cache took it.
         admitted: bool,
+        /// The count of those that it did not take.
+        tries: Arc<dyn Tries>,
     },
 }
 

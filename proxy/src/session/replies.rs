@@ -237,7 +237,7 @@ impl Session {
                 Expect::ClientAuth { label } => {
                     let label = *label;
                     self.expected.pop();
-                    self.let_in(!failed);
+                    self.let_in(!failed, frame.error_code(buf) == Some(b"WRONGPASS"));
                     if failed {
                         self.note_failure(label, frame, buf);
                     }
@@ -252,7 +252,7 @@ impl Session {
                         self.resp3 = frame.marker == b'%';
                     }
                     if lets_in {
-                        self.let_in(!failed);
+                        self.let_in(!failed, frame.error_code(buf) == Some(b"WRONGPASS"));
                     }
                     return Ok(if muted { Fate::Swallow } else { Fate::Pass(Some(label)) });
                 }
@@ -287,9 +287,12 @@ impl Session {
     }
 
     /// What the cache said to the client's own AUTH.
-    fn let_in(&mut self, ok: bool) {
-        if let Standing::PassThrough { admitted } = &mut self.standing {
+    fn let_in(&mut self, ok: bool, wrong: bool) {
+        if let Standing::PassThrough { admitted, tries } = &mut self.standing {
             *admitted |= ok;
+            if wrong {
+                tries.wrong();
+            }
         }
         self.release();
     }

@@ -270,7 +270,7 @@ impl Session {
                 self.hold = true;
                 self.sign_in_due = true;
             }
-            Standing::PassThrough { admitted } => *admitted = false,
+            Standing::PassThrough { admitted, .. } => *admitted = false,
             Standing::Open => {}
         }
         Ok(Verdict::Pass)
@@ -289,7 +289,7 @@ impl Session {
 
     #[inline]
     fn is_admitted(&self) -> bool {
-        !matches!(self.standing, Standing::PassThrough { admitted: false })
+        !matches!(self.standing, Standing::PassThrough { admitted: false, .. })
     }
 
     #[inline]

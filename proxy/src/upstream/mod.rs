@@ -2,6 +2,7 @@
 
 pub mod host_rule;
 pub mod names;
+mod sign_in;
 pub mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -10,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use keystile_model::database::Database;
-use keystile_resp::encode;
 use keystile_resp::reply::{Kind, Limits, ReplyScanner, Step};
 use rustls::pki_types::ServerName;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::admission::Plan;
+use crate::credentials::cache::SecretCache;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::session::leg::Leg;
@@ -26,9 +27,6 @@ use tls::CacheTls;
 
 /// Longest answer to an AUTH that is read.
 const MOST_ANSWER: usize = 4_096;
-/// The pause before the second try of a refused token: AWS answers throttling with the same error. Jittered
-/// up to twice this.
-const SECOND_TRY: Duration = Duration::from_millis(750);
 /// Idle time after which the kernel asks whether the other side still lives, and how often it asks again.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_AGAIN: Duration = Duration::from_secs(15);
@@ -46,6 +44,8 @@ pub struct Dialer {
     pub tls: CacheTls,
     /// IAM tokens.
     pub tokens: Arc<dyn Tokens>,
+    /// Passwords and shared tokens.
+    pub secrets: SecretCache,
     /// For each step.
     pub step: Duration,
     /// What host names resolved to a moment ago.
@@ -57,7 +57,8 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A connection that is signed in as the plan says.
+    /// A connection that is signed in as the plan says. For one node of a cluster: the database with the node's
+    /// endpoint in place of its own.
     ///
     /// # Errors
     /// A [`Refusal`] for each step that can fail.
@@ -65,23 +66,14 @@ impl Dialer {
         &self,
         database: &Database,
         db_user: &str,
-        plan: Plan,
+        plan: &Plan,
         static_networks: &[String],
     ) -> Result<Leg, Refusal> {
         let began = Instant::now();
         let leg = match plan {
             Plan::PassThrough | Plan::Open => self.open(database, static_networks).await?,
-            Plan::Iam => match self.signed_in(database, db_user, static_networks).await? {
-                Ok(leg) => leg,
-                Err(first) if first.starts_with("WRONGPASS") => {
-                    let jitter = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
-                    tokio::time::sleep(SECOND_TRY.mul_f64(1.0 + jitter)).await;
-                    self.signed_in(database, db_user, static_networks)
-                        .await?
-                        .map_err(|again| Refusal::Auth(auth_words(database, db_user, &again)))?
-                }
-                Err(other) => return Err(Refusal::Auth(auth_words(database, db_user, &other))),
-            },
+            Plan::Iam => self.by_token(database, db_user, static_networks).await?,
+            Plan::Shared(secret) => self.by_shared_token(database, secret, static_networks).await?,
         };
         self.metrics.dial_seconds.observe(began.elapsed());
         Ok(leg)
@@ -163,36 +155,6 @@ impl Dialer {
             Err(_) => Err(fail(format!("no answer within {} s", self.step.as_secs()))),
         }
     }
-
-    /// One try. The inner error is the cache's text.
-    async fn signed_in(
-        &self,
-        database: &Database,
-        db_user: &str,
-        static_networks: &[String],
-    ) -> Result<Result<Leg, String>, Refusal> {
-        let token = self.tokens.mint(database, db_user).await.map_err(|why| Refusal::Token {
-            database: database.name.to_string(),
-            db_user: db_user.to_owned(),
-            why,
-        })?;
-        let mut leg = self.open(database, static_networks).await?;
-        match timeout(self.step, authenticate(&mut leg, db_user, &token)).await {
-            Ok(Ok(())) => Ok(Ok(leg)),
-            Ok(Err(text)) => Ok(Err(text)),
-            Err(_) => Ok(Err(format!("no answer to AUTH within {} s", self.step.as_secs()))),
-        }
-    }
-}
-
-/// `AUTH user password`; `+OK` is the proof of who we are.
-async fn authenticate(leg: &mut Leg, db_user: &str, password: &SecretString) -> Result<(), String> {
-    let mut request = Vec::new();
-    encode::request(&mut request, &[b"AUTH", db_user.as_bytes(), password.expose_secret().as_bytes()]);
-    match ask(leg, &request).await? {
-        (Kind::Reply, text) if text == "OK" => Ok(()),
-        (_, text) => Err(text),
-    }
 }
 
 /// One request, one short reply: its kind and its text.
@@ -215,21 +177,6 @@ pub(crate) async fn ask(leg: &mut Leg, request: &[u8]) -> Result<(Kind, String),
             Err(error) => return Err(error.to_string()),
         }
     }
-}
-
-/// The cache has one error for every cause: the likely ones, in order.
-fn auth_words(database: &Database, db_user: &str, text: &str) -> String {
-    let name = &database.name;
-    if !text.starts_with("WRONGPASS") {
-        return format!("{name} refused to sign {db_user} in ({text}): try again, or check the cache");
-    }
-    let service = database.kind.signing_service().unwrap_or("elasticache");
-    format!(
-        "{name} refused the IAM token of {db_user}, twice ({text}). Likely reasons, in order: {db_user} is not in \
-         the cache's user group or ACL; its user id and user name differ; the engine is older than 7.0; the \
-         proxy's role{} lacks {service}:Connect on the cache and the user; the clocks differ by over 5 minutes",
-        database.assume_role.as_ref().map(|role| format!(" {}", role.arn)).unwrap_or_default()
-    )
 }
 
 /// No delay for small packets, and a question now and then whether the other side still lives.

@@ -29,6 +29,7 @@ use keystile_model::store::{Clock, Consistency, PolicyStore};
 use keystile_model::user::User;
 use keystile_proxy::app::{App, Ports, Shared};
 use keystile_proxy::config::Config;
+use keystile_proxy::credentials::{Fault, Secrets, Stage, Version};
 use keystile_proxy::tls::{PemPair, PemSecrets};
 use keystile_proxy::upstream::Tokens;
 use keystile_state::memory::MemoryStore;
@@ -100,6 +101,31 @@ impl PemSecrets for FixedSecrets {
     }
 }
 
+/// Secrets by name and stage.
+#[derive(Debug, Default)]
+pub struct FixedPasswords {
+    pub values: Mutex<HashMap<(String, Stage), (String, String)>>,
+    pub reads: AtomicUsize,
+}
+
+impl FixedPasswords {
+    /// Sets a version: its id and its value.
+    pub fn set(&self, secret: &str, stage: Stage, id: &str, value: &str) {
+        let version = (id.to_owned(), value.to_owned());
+        self.values.lock().unwrap().insert((secret.to_owned(), stage), version);
+    }
+}
+
+#[async_trait]
+impl Secrets for FixedPasswords {
+    async fn read(&self, secret: &str, stage: Stage) -> Result<Version, Fault> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let values = self.values.lock().unwrap();
+        let (id, value) = values.get(&(secret.to_owned(), stage)).cloned().ok_or(Fault::Missing)?;
+        Ok(Version { id, value: SecretString::from(value) })
+    }
+}
+
 pub struct Ca {
     pem: String,
     signer: FileSigner,
@@ -153,17 +179,25 @@ fn free_port() -> u16 {
 
 /// Starts a Valkey with TLS and the users of the fixture; its certificate is its own CA.
 fn start_valkey(dir: &std::path::Path) -> Valkey {
+    let connection = "-@all +@read +@connection +@transaction +@pubsub +acl|whoami +cluster|slots";
+    let users = format!(
+        "user default off\n\
+         user iam-ro on >{TOKEN} ~* &* {connection}\n\
+         user iam-rw on >{TOKEN} ~* &* {connection} +@write +@scripting -@dangerous\n\
+         user iam-admin on >{TOKEN} ~* &* +@all\nuser own on >their-own ~* &* +@all\n"
+    );
+    start_valkey_with(dir, &users)
+}
+
+/// Starts a Valkey with TLS and these lines of configuration; `cache.crt` in the folder is its CA.
+pub fn start_valkey_with(dir: &std::path::Path, lines: &str) -> Valkey {
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(dir.join("cache.crt"), own.cert.pem()).unwrap();
     std::fs::write(dir.join("cache.key"), own.signing_key.serialize_pem()).unwrap();
     let port = free_port();
-    let connection = "-@all +@read +@connection +@transaction +@pubsub +acl|whoami +cluster|slots";
     let config = format!(
         "port 0\ntls-port {port}\nbind 127.0.0.1 ::1\ntls-cert-file {0}/cache.crt\ntls-key-file {0}/cache.key\n\
-         tls-ca-cert-file {0}/cache.crt\ntls-auth-clients no\nsave \"\"\ndir {0}\nuser default off\n\
-         user iam-ro on >{TOKEN} ~* &* {connection}\n\
-         user iam-rw on >{TOKEN} ~* &* {connection} +@write +@scripting -@dangerous\n\
-         user iam-admin on >{TOKEN} ~* &* +@all\nuser own on >their-own ~* &* +@all\n",
+         tls-ca-cert-file {0}/cache.crt\ntls-auth-clients no\nsave \"\"\ndir {0}\n{lines}",
         dir.display()
     );
     std::fs::write(dir.join("valkey.conf"), config).unwrap();
@@ -194,6 +228,7 @@ pub struct World {
     pub clock: Arc<MovedClock>,
     pub tokens: Arc<FixedTokens>,
     pub secrets: Arc<FixedSecrets>,
+    pub passwords: Arc<FixedPasswords>,
     pub shared: Arc<Shared>,
     pub address: SocketAddr,
     pub metrics: SocketAddr,
@@ -244,11 +279,13 @@ impl World {
         vars.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let store = Arc::new(MemoryStore::new());
         let (clock, tokens) = (Arc::<MovedClock>::default(), Arc::<FixedTokens>::default());
+        let passwords = Arc::<FixedPasswords>::default();
         let ports = Ports {
             policy: Arc::clone(&store) as _,
             runtime: Arc::clone(&store) as _,
             tokens: Arc::clone(&tokens) as _,
             secrets: Arc::clone(&secrets) as _,
+            passwords: Arc::clone(&passwords) as _,
             clock: Arc::clone(&clock) as _,
             intervals: Intervals {
                 access: Duration::from_millis(50),
@@ -270,6 +307,7 @@ impl World {
             clock,
             tokens,
             secrets,
+            passwords,
             shared,
             address,
             metrics,

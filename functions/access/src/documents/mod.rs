@@ -3,6 +3,7 @@
 
 mod arn_rule;
 mod db;
+mod db_auth;
 mod lock;
 mod matcher;
 mod role;
@@ -28,6 +29,8 @@ pub(crate) enum Kind {
     Role,
     Matcher,
     Db,
+    /// How a discovered database is signed in to.
+    DbAuth,
     User,
     ArnRule,
     Lock,
@@ -42,10 +45,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Role,
         Self::Matcher,
         Self::Db,
+        Self::DbAuth,
         Self::User,
         Self::ArnRule,
         Self::Lock,
@@ -61,6 +65,7 @@ impl Kind {
             Self::Role => "role",
             Self::Matcher => "matcher",
             Self::Db => "db",
+            Self::DbAuth => "db_auth",
             Self::User => "user",
             Self::ArnRule => "arn_rule",
             Self::Lock => "lock",
@@ -85,6 +90,7 @@ impl Kind {
             Self::Role => Some(EntityKind::Role),
             Self::Matcher => Some(EntityKind::Matcher),
             Self::Db => Some(EntityKind::StaticDatabase),
+            Self::DbAuth => Some(EntityKind::DatabaseAuth),
             Self::User => Some(EntityKind::User),
             Self::ArnRule => Some(EntityKind::ArnRule),
             Self::Lock => Some(EntityKind::Lock),
@@ -139,6 +145,7 @@ impl Reading<'_> {
             Kind::Role => role::read(document, &mut warnings),
             Kind::Matcher => matcher::read(self, document, &mut warnings),
             Kind::Db => db::read(self, document, &mut warnings),
+            Kind::DbAuth => db_auth::read(self, document, &mut warnings),
             Kind::User => user::read(self, document, &mut warnings),
             Kind::ArnRule => arn_rule::read(self, document, &mut warnings),
             Kind::Lock => lock::read(self, document),
@@ -221,6 +228,10 @@ pub(crate) fn stored(policy: &Policy, kind: EntityKind, name: &str) -> Option<En
             .database(name)
             .filter(|database| database.kind == keystile_model::database::DatabaseKind::Static)
             .map(|database| Entity::StaticDatabase(Box::new((**database).clone()))),
+        EntityKind::DatabaseAuth => policy
+            .database_auths()
+            .find(|auth| auth.database.as_str() == name)
+            .map(|auth| Entity::DatabaseAuth((**auth).clone())),
         EntityKind::CaCertificate
         | EntityKind::Database
         | EntityKind::DbUser
@@ -245,6 +256,7 @@ pub(crate) fn all(policy: &Policy, kind: Kind) -> Vec<Document> {
         Kind::Role => policy.roles().map(|role| shown::role(role)).collect(),
         Kind::Matcher => policy.matchers().map(|matcher| shown::matcher(matcher)).collect(),
         Kind::Db => policy.databases().map(|database| shown::database(database)).collect(),
+        Kind::DbAuth => policy.database_auths().map(|auth| shown::db_auth(auth)).collect(),
         Kind::User => policy.users().into_iter().map(|user| shown::user(user)).collect(),
         Kind::ArnRule => policy.arn_rules().map(|rule| shown::arn_rule(rule)).collect(),
         Kind::Lock => policy.locks().map(|lock| shown::lock(lock)).collect(),

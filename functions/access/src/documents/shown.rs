@@ -1,9 +1,9 @@
 //! Entities as documents: what `keystile get` prints, and what `keystile create` takes again.
 
 use keystile_api::{ArnRuleSpec, LockSpec, UserSpec};
-use keystile_model::database::{Database, DatabaseKind};
+use keystile_model::database::{Database, DatabaseAuth, DatabaseKind};
 use keystile_model::db_user::DbUser;
-use keystile_model::document::{Document, Metadata, RoleSpec, StaticDatabaseSpec, VERSION};
+use keystile_model::document::{DatabaseAuthSpec, Document, Metadata, RoleSpec, StaticDatabaseSpec, VERSION};
 use keystile_model::feed::Entity;
 use keystile_model::labels::Labels;
 use keystile_model::matcher::Matcher;
@@ -39,6 +39,7 @@ pub(super) fn entity(entity: &Entity) -> Option<Document> {
         Entity::Lock(item) => Some(lock(item)),
         Entity::Matcher(item) => Some(matcher(item)),
         Entity::StaticDatabase(item) | Entity::Database(item) => Some(database(item)),
+        Entity::DatabaseAuth(item) => Some(db_auth(item)),
         Entity::DbUser(item) => Some(db_user(item)),
         Entity::CaCertificate(item) => Some(document("ca", &item.id(), spec(item))),
         Entity::NameClaim(_) | Entity::Rotation(_) => None,
@@ -119,6 +120,11 @@ pub(super) fn database(database: &Database) -> Document {
     document.metadata.labels.clone_from(&database.labels);
     document.metadata.description.clone_from(&database.description);
     document
+}
+
+/// What an admin said of a discovered database; the resource that it was said of cannot be written.
+pub(super) fn db_auth(auth: &DatabaseAuth) -> Document {
+    document("db_auth", auth.database.as_str(), spec(&DatabaseAuthSpec { auth: auth.auth.clone() }))
 }
 
 /// Databases as each live proxy sees them, by name.

@@ -57,7 +57,8 @@ fn usable(call: &Call<'_>, database: &Database) -> Vec<String> {
 /// Why nothing is allowed at a database.
 pub(super) fn why_not(call: &Call<'_>, database: &Database) -> Decision {
     let known = call.policy.db_users_of(database);
-    let db_user = known.first().map_or("default", |user| user.name.as_str());
+    let only = call.policy.auth_of(database).only_user();
+    let db_user = only.or_else(|| known.first().map(|user| user.name.as_str())).unwrap_or("default");
     match call.decide(Asked::Connect { database, db_user }) {
         Decision::Allow { .. } => Decision::Deny {
             kind: DenyKind::NotAllowed,
@@ -131,17 +132,24 @@ fn view(
         db_users,
         health: combined_health(beats, database.name.as_str(), call.now).as_str().to_owned(),
         alias: database.alias(),
-        warnings: warnings(database),
+        auth: call.policy.auth_of(database).word().to_owned(),
+        warnings: warnings(database, call.policy.auth_of(database)),
     }
 }
 
-fn warnings(database: &Database) -> Vec<String> {
+fn warnings(database: &Database, auth: &CacheAuth) -> Vec<String> {
     let mut warnings = Vec::new();
-    if database.kind == DatabaseKind::Static && database.auth == CacheAuth::Auto {
-        warnings.push("it has no auth: sessions are refused".to_owned());
+    if database.kind == DatabaseKind::Static && *auth == CacheAuth::Auto {
+        warnings.push(format!(
+            "it has no auth, so sessions are refused: keystile db set {} --auth …",
+            database.name
+        ));
     }
-    if database.auth == CacheAuth::None {
-        warnings.push("the proxy signs in to it without any password".to_owned());
+    if *auth == CacheAuth::None {
+        warnings.push(
+            "no authentication: nobody signs in to the cache, and every session is its default user"
+                .to_owned(),
+        );
     }
     warnings
 }

@@ -135,15 +135,26 @@ fn default(call: &Call<'_>, database: &Database) -> Result<String, Failure> {
 
 /// A route opens only as a db user that is known to be there and that the proxy can sign in as.
 fn exists(call: &Call<'_>, database: &Database, db_user: &DbUserName) -> Result<(), Failure> {
+    let auth = call.policy.auth_of(database);
+    if let Some(only) = auth.only_user().filter(|only| *only != db_user.as_str()) {
+        return Err(Failure::not_found(format!("there is no db user {db_user} of {}", database.name))
+            .why(format!(
+                "nobody's name is given to it (auth {}), so its only db user is {only}",
+                auth.word()
+            ))
+            .next(super::databases::connect_line(database, only)));
+    }
     // Where the proxy does not sign in as a discovered user, there is none to look for.
-    if database.kind == DatabaseKind::Static || database.auth != CacheAuth::Auto {
-        return if database.auth == CacheAuth::Auto {
-            Err(Failure::conflict(format!("{} has no way to sign in", database.name))
-                .why("its document has no auth")
-                .next("ask an editor to set auth to pass-through, secret:NAME or none"))
-        } else {
-            Ok(())
-        };
+    if *auth != CacheAuth::Auto {
+        return Ok(());
+    }
+    if database.kind == DatabaseKind::Static {
+        return Err(Failure::conflict(format!("{} has no way to sign in", database.name))
+            .why("its document has no auth")
+            .next(format!(
+                "ask an editor: keystile db set {} --auth pass-through (or secret:NAME, or none)",
+                database.name
+            )));
     }
     let of = format!("db user {db_user} of {}", database.name);
     let groups = database.groups.iter().map(String::as_str).collect::<Vec<_>>().join(", ");

@@ -330,3 +330,54 @@ async fn locks_need_a_target_and_a_future() {
         world.put_refused(400, "lock", "x", spec).await;
     }
 }
+
+#[tokio::test]
+async fn how_a_database_is_signed_in_to_is_a_document_of_its_own() {
+    let world = ready().await;
+    world.audited("");
+    let answer = world.put(ALICE, "db_auth", "orders", json!({"auth": "none"})).await;
+    assert_eq!(answer["outcome"], "created");
+    assert!(answer["warnings"][0].as_str().unwrap().contains("nobody signs in to the cache"), "{answer}");
+    let view = world.ok(ALICE, "GET", "/v1/databases/orders", None).await;
+    assert_eq!((&view["auth"], &view["db_users"]), (&json!("none"), &json!(["default"])));
+    assert!(view["warnings"][0].as_str().unwrap().starts_with("no authentication"), "{view}");
+    // Discovery writes the database again, and does not touch it.
+    inventory(&world).await;
+    assert_eq!(world.ok(ALICE, "GET", "/v1/databases/orders", None).await["auth"], "none");
+    let read = world.ok(ALICE, "GET", "/v1/documents/db_auth/orders", None).await;
+    assert_eq!(read["spec"], json!({"auth": "none"}));
+    let again = world.put(ALICE, "db_auth", "orders", json!({"auth": "none"})).await;
+    assert_eq!(again["outcome"], "unchanged");
+    let events = world.audited("keystile.policy.change");
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["details"]["kind"], "db_auth");
+    world.ok(ALICE, "DELETE", "/v1/documents/db_auth/orders", None).await;
+    let view = world.ok(ALICE, "GET", "/v1/databases/orders", None).await;
+    assert_eq!((&view["auth"], &view["db_users"]), (&json!("auto"), &json!(["*"])));
+    for (name, spec, status) in [
+        ("orders", json!({}), 400),
+        ("orders", json!({"auth": "password"}), 400),
+        ("orders", json!({"auth": "secret:a b"}), 400),
+        ("nowhere", json!({"auth": "none"}), 404),
+    ] {
+        let path = format!("/v1/documents/db_auth/{name}");
+        world.refused(status, ALICE, "PUT", &path, Some(document("db_auth", name, spec))).await;
+    }
+    let path = "/v1/documents/db_auth/orders";
+    world.refused(403, BOB, "PUT", path, Some(document("db_auth", "orders", json!({"auth": "none"})))).await;
+}
+
+#[tokio::test]
+async fn of_a_static_database_its_own_document_says_it() {
+    let world = ready().await;
+    let spec = json!({"protocol": "redis", "uri": "rediss://10.0.0.5:6380"});
+    world.put(ALICE, "db", "legacy", spec).await;
+    let view = world.ok(ALICE, "GET", "/v1/databases/legacy", None).await;
+    assert!(view["warnings"][0].as_str().unwrap().contains("keystile db set legacy --auth"), "{view}");
+    let answer = world.put(ALICE, "db_auth", "legacy", json!({"auth": "secret:shop/token"})).await;
+    assert_eq!(answer["outcome"], "updated");
+    assert!(answer["warnings"][0].as_str().unwrap().contains("keystile.dev/group/"), "{answer}");
+    let read = world.ok(ALICE, "GET", "/v1/documents/db/legacy", None).await;
+    assert_eq!(read["spec"]["auth"], "secret:shop/token");
+    world.refused(404, ALICE, "GET", "/v1/documents/db_auth/legacy", None).await;
+}

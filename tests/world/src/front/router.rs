@@ -181,6 +181,7 @@ async fn forward(
     let passage = Passage {
         secrets: &front.secrets,
         upstream: &front.upstream,
+        caller: &caller.key.arn,
         account: &caller.key.account,
         region: &caller.region,
         now,

@@ -6,11 +6,13 @@
 //! - `AWSCURRENT` can be moved and never taken away.
 //! - A name that waits for its deletion is `InvalidRequestException`.
 //! - The secret of Teleport's is two hours old.
+//! - The proxies' role reads what is tagged for its group, as its policy says; ministack asks no policy.
 //!
 //! Everything else passes through. Writes go one after the other: two that race with one token must end with
 //! one value.
 
 mod age;
+mod fence;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -57,6 +59,8 @@ impl Secrets {
 pub(crate) struct Passage<'a> {
     pub(crate) secrets: &'a Secrets,
     pub(crate) upstream: &'a Upstream,
+    /// The caller's ARN.
+    pub(crate) caller: &'a str,
     pub(crate) account: &'a str,
     pub(crate) region: &'a str,
     pub(crate) now: OffsetDateTime,
@@ -75,6 +79,7 @@ impl Passage<'_> {
             "CreateSecret" => legal_name(&input).map(|()| None),
             "PutSecretValue" => self.known_token(&input).await,
             "UpdateSecretVersionStage" => stays_current(&input).map(|()| None),
+            "GetSecretValue" if fence::stands(self.caller) => self.fenced(&input).await.map(|()| None),
             "BatchGetSecretValue" => small_batch(&input).map(|()| None),
             _ => Ok(None),
         }
