@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use keystile_identity::client::ClientIdentity;
+use keystile_model::arn::Arn;
 use keystile_model::database::{CacheAuth, Database, DatabaseKind};
 use keystile_model::db_user::DbUserAuth;
 use keystile_model::decide::{Decision, DenyKind, Request, SessionGrant, Subject, decide, default_db_user};
 use keystile_model::policy::{DbUserLookup, Policy};
+use keystile_model::rotation::RotationPhase;
 use keystile_state::policy_feed::PolicySnapshot;
 use time::OffsetDateTime;
 
@@ -14,6 +16,7 @@ use crate::refusal::Refusal;
 use crate::route::Target;
 use crate::session::gate::Gate;
 use crate::session::handle::{Cut, CutKind};
+use crate::upstream::managed::not_looked_at;
 
 /// Knowledge that is older than this begins no session, in seconds.
 pub const NEW_SESSIONS_UNTIL_S: u64 = 60;
@@ -23,6 +26,8 @@ pub const NEW_SESSIONS_UNTIL_S: u64 = 60;
 pub enum Plan {
     /// With an IAM token, minted for each dial.
     Iam,
+    /// With the password that Keystile keeps for this user, by its ARN.
+    Managed(Arn),
     /// With the shared token in this secret of Secrets Manager, as the default user.
     Shared(Arc<str>),
     /// By the client itself.
@@ -85,6 +90,7 @@ pub fn admit(
     let gate = compiled(&grant)?;
     servable(database)?;
     let plan = plan(policy, database, &db_user)?;
+    ready(policy, database, &db_user, &plan)?;
     Ok(Admission { database: Arc::clone(database), db_user, plan, grant, gate: Arc::new(gate), rule })
 }
 
@@ -115,6 +121,12 @@ pub fn may_go_on(
     })?;
     let gate = compiled(&grant).map_err(|refusal| cut(CutKind::Denied, refusal.to_string()))?;
     let plan = plan(policy, known, db_user).map_err(|refusal| cut(CutKind::Database, refusal.to_string()))?;
+    if let Plan::Managed(arn) = &plan
+        && let Some(rotation) = policy.rotation(arn).filter(|known| known.phase == RotationPhase::Locked)
+    {
+        let why = rotation.refusal().unwrap_or_default();
+        return Err(cut(CutKind::Lock, format!("this session as {db_user} was ended: {why}")));
+    }
     if plan != *signed_in {
         let text = format!("how {} is signed in to has changed: connect again", database.name);
         return Err(cut(CutKind::Database, text));
@@ -255,13 +267,7 @@ fn plan(policy: &Policy, database: &Database, db_user: &str) -> Result<Plan, Ref
     };
     match user.auth {
         DbUserAuth::Iam => {}
-        DbUserAuth::Password if user.managed => {
-            return Err(Refusal::Unsupported(format!(
-                "database user {db_user:?} has a managed password, which this version does not serve yet: use \
-                 an IAM user of {}",
-                database.name
-            )));
-        }
+        DbUserAuth::Password if user.managed => return Ok(Plan::Managed(user.arn.clone())),
         DbUserAuth::Password | DbUserAuth::None => {
             return Err(Refusal::Unsupported(format!(
                 "database user {db_user:?} is not an IAM user and its password is not managed by Keystile: \
@@ -276,6 +282,19 @@ fn plan(policy: &Policy, database: &Database, db_user: &str) -> Result<Plan, Ref
         )));
     }
     Ok(Plan::Iam)
+}
+
+/// Whether a managed password can be used now, by what rotate says of it.
+fn ready(policy: &Policy, database: &Database, db_user: &str, plan: &Plan) -> Result<(), Refusal> {
+    let Plan::Managed(arn) = plan else { return Ok(()) };
+    let why = match policy.rotation(arn) {
+        None => not_looked_at(),
+        Some(rotation) => match rotation.refusal() {
+            Some(why) => format!("{why}; see 'keystile rotate status'"),
+            None => return Ok(()),
+        },
+    };
+    Err(Refusal::Secret(format!("cannot sign in to {} as {db_user}: {why}", database.name)))
 }
 
 /// Redis OSS 7.0, Valkey 7.2, MemoryDB 7.0; a version that is not known is tried.

@@ -119,6 +119,9 @@ impl App {
         let verifier = Arc::new(ClientVerifier::new(Arc::clone(&provider), policy.clone()));
         let tls = tls::server_config(Arc::clone(&provider), Arc::clone(&certificate), Arc::clone(&verifier))?;
         let dialer = Dialer {
+            policy: policy.clone(),
+            clock: Arc::clone(&ports.clock),
+            alarms: Throttle::new(60),
             tls: CacheTls::new(provider, config.cache_ca_file.as_deref())?,
             tokens: ports.tokens,
             secrets: SecretCache::new(ports.passwords, Arc::clone(&metrics)),
@@ -189,6 +192,7 @@ impl App {
             Arc::clone(&shared.clock),
             Arc::clone(&shared.metrics),
         ));
+        background.spawn(crate::credentials::prove::run(Arc::clone(&shared), Arc::clone(&runtime)));
         background.spawn(crate::health::run(Arc::clone(&shared), Arc::clone(&runtime)));
         let places = Places::new(&shared.config);
         let workers = Workers::start(&shared, &places, listeners).context("starting the workers")?;

@@ -406,7 +406,7 @@ fn start(
     shared.metrics.sessions_open.add(1);
     tracing::debug!(%sid, user = %identity.user, database = %admission.database.name, "session began");
     let standing = match admission.plan {
-        Plan::Iam | Plan::Shared(_) => Standing::Ours(Arc::new(Again {
+        Plan::Iam | Plan::Managed(_) | Plan::Shared(_) => Standing::Ours(Arc::new(Again {
             shared: Arc::clone(shared),
             database: Arc::clone(&admission.database),
             db_user: admission.db_user.clone(),

@@ -207,6 +207,9 @@ metrics! {
     /// Sign-ins for which no password was left: the cache takes none that Secrets Manager has.
     passwords_refused: Counters<3> = Counters::new(["managed", "shared", "other"]),
         "keystile_passwords_refused_total", "counter", "kind";
+    /// Logins at nodes that rotation asked for, by outcome of the password on its way.
+    proofs: Counters<4> = Counters::new(["ok", "refused", "unreachable", "other"]),
+        "keystile_proofs_total", "counter", "outcome";
     /// Age of the access feed, in milliseconds; -1 before the first load.
     access_age_ms: Gauge = Gauge::default(), "keystile_policy_access_age_milliseconds", "gauge", "";
     /// Age of the inventory feed, in milliseconds; -1 before the first load.

@@ -1,16 +1,26 @@
-//! Ways to sign in to a cache other than IAM, against real servers: the client's own password, a shared token,
-//! and nothing at all.
+//! Ways to sign in to a cache other than IAM, against real servers: the client's own password, a managed one, a
+//! shared token, and nothing at all.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "all of it is tests")]
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use keystile_model::arn::Arn;
+use keystile_model::database::Node;
 use keystile_model::database::{CacheAuth, Database, DatabaseAuth, DatabaseKind, Endpoint, EndpointType};
+use keystile_model::db_user::{DbUser, DbUserAuth, DbUserService};
 use keystile_model::feed::{Change, Entity};
-use keystile_model::name::DatabaseName;
+use keystile_model::name::{DatabaseName, DbUserName};
+use keystile_model::rotation::proof::{LoginOutcome, ProofRecord, proof_key};
+use keystile_model::rotation::secret::{placeholder_value, ready_value};
+use keystile_model::rotation::{Rotation, RotationPhase, SecretRef, VersionId};
+use keystile_model::store::RuntimeStore;
 use keystile_proxy::credentials::Stage;
-use support::{Valkey, World, start_valkey_with, wait_until};
+use secrecy::{ExposeSecret, SecretString};
+use support::{Client, Valkey, World, start_valkey_with, wait_until};
 
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -189,5 +199,340 @@ fn wrong_passwords_are_failed_sign_ins_of_their_source() {
         assert_eq!(world.shared.metrics.limits.value("failed_sign_ins"), 2);
         world.clock.advance(20);
         assert_eq!(other.ask("AUTH own their-own").await, "+OK");
+    });
+}
+
+const USER: &str = "arn:aws:elasticache:us-east-1:1:user:managed-app";
+const SECRET: &str =
+    "arn:aws:secretsmanager:us-east-1:1:secret:keystile/elasticache/1/us-east-1/managed-app-AbCdEf";
+
+/// A managed user, its rotation, and somebody who changes its passwords at the server.
+struct Managed {
+    world: World,
+    admin: Client,
+    rotation: Rotation,
+}
+
+impl Managed {
+    /// With a rotation that is ready at version `v1`, and its password on the server.
+    async fn start() -> Self {
+        let world = World::start(&[]).await;
+        let user = DbUser {
+            arn: Arn::parse(USER).unwrap(),
+            id: "managed-app".to_owned(),
+            name: DbUserName::parse("managed-app").unwrap(),
+            service: DbUserService::Elasticache,
+            auth: DbUserAuth::Password,
+            status: "active".to_owned(),
+            access_string: String::new(),
+            groups: BTreeSet::from(["keystile".to_owned()]),
+            managed: true,
+        };
+        write(&world, Entity::DbUser(Box::new(user))).await;
+        let admin = world.routed("alice", "orders", "iam-admin").await;
+        let rotation = Rotation {
+            arn: Arn::parse(USER).unwrap(),
+            phase: RotationPhase::Ready,
+            generation: 1,
+            secret: Some(SecretRef {
+                arn: Arn::parse(SECRET).unwrap(),
+                name: "keystile/elasticache/1/us-east-1/managed-app".to_owned(),
+            }),
+            current: Some(VersionId::new("v1")),
+            pending: None,
+            prove: None,
+            reason: String::new(),
+        };
+        let mut managed = Self { world, admin, rotation };
+        managed.set(Stage::Current, "v1");
+        managed.passwords(&["v1"]).await;
+        managed.tell(|_| {}).await;
+        managed
+    }
+
+    /// Puts a version into the secret.
+    fn set(&self, stage: Stage, version: &str) {
+        let value = ready_value("managed-app", &SecretString::from(password(version)));
+        self.world.passwords.set(SECRET, stage, version, value.expose_secret());
+    }
+
+    /// What the server takes from now on: these versions' passwords.
+    async fn passwords(&mut self, versions: &[&str]) {
+        let list: Vec<String> = versions.iter().map(|version| format!(">{}", password(version))).collect();
+        let line = format!("ACL SETUSER managed-app on resetpass {} ~* &* +@all", list.join(" "));
+        assert_eq!(self.admin.ask(&line).await, "+OK");
+    }
+
+    /// Changes what the proxies are told.
+    async fn tell(&mut self, change: impl FnOnce(&mut Rotation)) {
+        change(&mut self.rotation);
+        write(&self.world, Entity::Rotation(Box::new(self.rotation.clone()))).await;
+    }
+
+    async fn client(&self) -> Client {
+        self.world.routed("alice", "orders", "managed-app").await
+    }
+
+    /// What a client hears that connects now.
+    async fn ping(&self) -> String {
+        self.client().await.ask("PING").await
+    }
+
+    fn reads(&self) -> usize {
+        self.world.passwords.reads.load(Ordering::Relaxed)
+    }
+
+    /// What is written of a proof, once its nodes are as many and as wanted.
+    async fn proof(&self, what: &str, holds: impl Fn(&ProofRecord) -> bool) -> ProofRecord {
+        let key = proof_key("default", &Arn::parse(USER).unwrap());
+        for _ in 0..400 {
+            if let Some(item) = self.world.store.read(&key).await.unwrap() {
+                let record: ProofRecord = serde_json::from_value(item.body).unwrap();
+                if holds(&record) {
+                    return record;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("there is no proof {what}");
+    }
+}
+
+fn password(version: &str) -> String {
+    format!("password-of-{version}-that-is-long-enough")
+}
+
+#[test]
+fn a_managed_password_through_a_rotation() {
+    run(async {
+        let mut managed = Managed::start().await;
+        let mut live = managed.client().await;
+        live.send("AUTH managed-app nonsense\r\nAUTH iam-rw x\r\nSET k v\r\nACL WHOAMI\r\n").await;
+        let lines = live.lines(5).await;
+        assert_eq!((lines[0].as_str(), lines[2].as_str(), lines[4].as_str()), ("+OK", "+OK", "managed-app"));
+        assert!(lines[1].starts_with("-NOPERM keystile: this connection is managed-app@orders"));
+        assert_eq!(managed.ping().await, "+PONG");
+        assert_eq!(managed.reads(), 1, "two sessions, one read");
+        // Step by step, with a login and the live session at each.
+        managed.set(Stage::Pending, "v2");
+        managed.passwords(&["v1", "v2"]).await;
+        managed
+            .tell(|rotation| {
+                rotation.phase = RotationPhase::Rotating;
+                rotation.pending = Some(VersionId::new("v2"));
+            })
+            .await;
+        assert_eq!(managed.ping().await, "+PONG");
+        managed.set(Stage::Current, "v2");
+        managed
+            .tell(|rotation| {
+                rotation.phase = RotationPhase::Ready;
+                rotation.current = rotation.pending.take();
+            })
+            .await;
+        assert_eq!(managed.ping().await, "+PONG", "the one before is good until the next rotation");
+        assert_eq!(managed.reads(), 1);
+        // The next rotation takes it away: one fresh read, for all who come.
+        managed.set(Stage::Pending, "v3");
+        managed.passwords(&["v2", "v3"]).await;
+        assert_eq!(managed.ping().await, "+PONG");
+        assert_eq!(managed.reads(), 2);
+        assert_eq!(managed.world.shared.metrics.passwords_retried.value("fresh"), 1);
+        assert_eq!(managed.ping().await, "+PONG");
+        assert_eq!(managed.reads(), 2);
+        // The live session never noticed, and RESET signs it in with the newest.
+        live.send("GET k\r\nRESET\r\nACL WHOAMI\r\n").await;
+        assert_eq!(live.lines(5).await, ["$1", "v", "+RESET", "$11", "managed-app"]);
+        assert_eq!(managed.world.shared.metrics.passwords_refused.value("managed"), 0);
+    });
+}
+
+#[test]
+fn a_cache_that_is_ahead_takes_the_pending_password() {
+    run(async {
+        let mut managed = Managed::start().await;
+        managed.set(Stage::Pending, "v2");
+        managed.passwords(&["v2"]).await;
+        let mut client = managed.client().await;
+        assert_eq!(client.ask("ACL WHOAMI").await, "$11");
+        assert_eq!(managed.world.shared.metrics.passwords_retried.value("pending"), 1);
+        assert_eq!(managed.world.shared.metrics.passwords_retried.value("fresh"), 0, "it was the same");
+        // Current, once more; then pending: three reads, two logins.
+        assert_eq!(managed.reads(), 3);
+    });
+}
+
+#[test]
+fn when_no_password_is_left_the_refusal_names_the_rotation() {
+    run(async {
+        let mut managed = Managed::start().await;
+        managed.set(Stage::Pending, "v2");
+        managed.passwords(&["of-somebody-else"]).await;
+        managed
+            .tell(|rotation| {
+                rotation.phase = RotationPhase::LeftAlone;
+                rotation.reason = "its passwords were changed by somebody else".to_owned();
+            })
+            .await;
+        let line = managed.ping().await;
+        for part in [
+            "-ERR keystile: orders took none of the managed passwords of managed-app (WRONGPASS",
+            "its rotation is left-alone, because its passwords were changed by somebody else",
+            "keystile rotate status",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert!(!line.contains("password-of"), "{line}");
+        let metrics = managed.world.http("/metrics").await;
+        assert!(metrics.contains("keystile_passwords_refused_total{kind=\"managed\"} 1\n"));
+        assert!(metrics.contains("keystile_refusals_total{kind=\"auth\"} 1\n"));
+    });
+}
+
+#[test]
+fn what_is_no_password_is_never_sent() {
+    run(async {
+        let mut managed = Managed::start().await;
+        let secret = |value: &str| managed.world.passwords.set(SECRET, Stage::Current, "x", value);
+        for (value, words) in [
+            (
+                placeholder_value("managed-app").expose_secret().to_owned(),
+                "its password is not ready yet: Keystile is",
+            ),
+            (
+                ready_value("iam-admin", &SecretString::from("p")).expose_secret().to_owned(),
+                "of another user",
+            ),
+            ("password-in-the-clear".to_owned(), "the secret is no JSON with username and password"),
+        ] {
+            secret(&value);
+            managed.world.shared.dialer.secrets.forget_all();
+            let line = managed.ping().await;
+            assert!(line.contains(words) && line.contains("orders as managed-app"), "{line}");
+            assert!(!line.contains("in-the-clear"));
+        }
+        for (phase, words) in [
+            (RotationPhase::TakingOver, "not ready yet (taking-over)"),
+            (RotationPhase::Withdrawn, "no longer managed (withdrawn)"),
+            (RotationPhase::Locked, "being replaced (locked)"),
+        ] {
+            managed.tell(|rotation| rotation.phase = phase).await;
+            let line = managed.ping().await;
+            assert!(line.contains(words) && line.contains("keystile rotate status"), "{line}");
+        }
+        let key = Entity::Rotation(Box::new(managed.rotation.clone())).key();
+        managed.world.change(Change::Delete(key)).await;
+        wait_until("it is gone", || {
+            managed.world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.rotations().count() == 0)
+        })
+        .await;
+        assert!(managed.ping().await.contains("rotation has not looked at it"));
+    });
+}
+
+#[test]
+fn a_break_glass_lock_cuts_sessions_and_an_ordinary_rotation_does_not() {
+    run(async {
+        let mut managed = Managed::start().await;
+        let mut live = managed.client().await;
+        assert_eq!(live.ask("PING").await, "+PONG");
+        for phase in [RotationPhase::Rotating, RotationPhase::LeftAlone, RotationPhase::Ready] {
+            managed.tell(|rotation| rotation.phase = phase).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(live.ask("PING").await, "+PONG");
+        }
+        managed.tell(|rotation| rotation.phase = RotationPhase::Locked).await;
+        let text = live.rest().await;
+        assert!(
+            text.contains("this session as managed-app was ended: its passwords are being replaced"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn a_proof_is_a_login_with_both_at_each_node() {
+    run(async {
+        let mut managed = Managed::start().await;
+        let dir = managed.world.dir.path().join("other");
+        std::fs::create_dir(&dir).unwrap();
+        // The certificate of the first, so that the proxy trusts the second too.
+        for file in ["cache.crt", "cache.key"] {
+            std::fs::copy(managed.world.dir.path().join(file), dir.join(file)).unwrap();
+        }
+        let lines = format!("user default off\nuser managed-app on >{} ~* +@all", password("v1"));
+        let other = start_valkey_with(&dir, &lines);
+        let node = |id: &str, port| Node {
+            id: id.to_owned(),
+            role: String::new(),
+            endpoint: Some(Endpoint { host: "localhost".to_owned(), port }),
+            slots: Vec::new(),
+        };
+        let nodes = vec![node("one", managed.world.valkey.port), node("two", other.port)];
+        for name in ["orders", "carts", "sessions", "gone"] {
+            let database = Database { nodes: nodes.clone(), ..managed.world.database(name) };
+            write(&managed.world, Entity::Database(Box::new(database))).await;
+        }
+        managed.set(Stage::Pending, "v2");
+        managed.passwords(&["v1", "v2"]).await;
+        managed
+            .tell(|rotation| {
+                rotation.phase = RotationPhase::Rotating;
+                rotation.pending = Some(VersionId::new("v2"));
+                rotation.prove = rotation.pending.clone();
+            })
+            .await;
+        let one = format!("localhost:{}", managed.world.valkey.port);
+        let two = format!("localhost:{}", other.port);
+        let record = managed.proof("of two nodes", |record| record.nodes.len() == 2).await;
+        let outcome =
+            |record: &ProofRecord, node: &str| (record.nodes[node].pending, record.nodes[node].current);
+        assert_eq!(record.version, VersionId::new("v2"));
+        assert_eq!(outcome(&record, &one), (LoginOutcome::Ok, LoginOutcome::Ok));
+        // The second node is behind, and is asked again.
+        assert_eq!(outcome(&record, &two), (LoginOutcome::Refused, LoginOutcome::Ok));
+        let learns = Database {
+            nodes: Vec::new(),
+            endpoint: Endpoint { host: "localhost".to_owned(), port: other.port },
+            auth: CacheAuth::PassThrough,
+            ..managed.world.database("second")
+        };
+        write(&managed.world, Entity::Database(Box::new(learns))).await;
+        let mut second = managed.world.routed("alice", "second", "managed-app").await;
+        assert_eq!(second.ask(&format!("AUTH {}", password("v1"))).await, "+OK");
+        assert_eq!(second.ask(&format!("ACL SETUSER managed-app >{}", password("v2"))).await, "+OK");
+        let record = managed
+            .proof("everywhere", |record| record.nodes.values().all(|seen| seen.pending == LoginOutcome::Ok))
+            .await;
+        assert_eq!(record.nodes.len(), 2, "a node of several databases is one");
+        // A takeover has no current password.
+        managed.set(Stage::Pending, "v3");
+        managed.passwords(&["v3"]).await;
+        managed
+            .tell(|rotation| {
+                rotation.phase = RotationPhase::TakingOver;
+                rotation.prove = Some(VersionId::new("v3"));
+            })
+            .await;
+        let record = managed.proof("of v3", |record| record.version == VersionId::new("v3")).await;
+        assert_eq!(outcome(&record, &one), (LoginOutcome::Ok, LoginOutcome::Untried));
+        assert!(managed.world.shared.metrics.proofs.value("ok") >= 2);
+    });
+}
+
+#[test]
+fn passwords_are_in_no_log_and_no_audit() {
+    run(async {
+        let mut managed = Managed::start().await;
+        assert_eq!(managed.ping().await, "+PONG");
+        managed.passwords(&["of-somebody-else"]).await;
+        assert!(managed.ping().await.starts_with("-ERR"));
+        managed.world.stop().await;
+        let audit = managed.world.audit();
+        let refused = audit.iter().find(|event| event["error"] == "auth").unwrap();
+        assert!(refused["message"].as_str().unwrap().contains("its rotation is ready"), "{refused}");
+        let text = std::fs::read_to_string(managed.world.dir.path().join("audit")).unwrap();
+        // The test's own ACL SETUSER is shown without its arguments.
+        assert!(!text.contains("password-of"), "{text}");
     });
 }

@@ -79,7 +79,7 @@ pub enum EntityKind {
 
 impl EntityKind {
     /// All kinds, with the feed each belongs to.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Settings,
         Self::User,
         Self::ArnRule,

@@ -3,6 +3,7 @@
 
 pub mod aws;
 pub mod cache;
+pub mod prove;
 
 use async_trait::async_trait;
 use secrecy::SecretString;

@@ -1,6 +1,7 @@
 //! Towards the cache: resolve, connect, TLS, sign in. Each way to fail has its own words for the client.
 
 pub mod host_rule;
+pub mod managed;
 pub mod names;
 mod sign_in;
 pub mod tls;
@@ -11,10 +12,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use keystile_model::database::Database;
+use keystile_model::store::Clock;
 use keystile_resp::reply::{Kind, Limits, ReplyScanner, Step};
+use keystile_state::policy_feed::PolicySnapshot;
 use rustls::pki_types::ServerName;
 use secrecy::SecretString;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::admission::Plan;
@@ -22,6 +26,7 @@ use crate::credentials::cache::SecretCache;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::session::leg::Leg;
+use crate::throttle::Throttle;
 use names::Names;
 use tls::CacheTls;
 
@@ -46,6 +51,12 @@ pub struct Dialer {
     pub tokens: Arc<dyn Tokens>,
     /// Passwords and shared tokens.
     pub secrets: SecretCache,
+    /// What is known of rotations.
+    pub policy: watch::Receiver<PolicySnapshot>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Log lines about passwords that no cache takes.
+    pub alarms: Throttle,
     /// For each step.
     pub step: Duration,
     /// What host names resolved to a moment ago.
@@ -73,6 +84,7 @@ impl Dialer {
         let leg = match plan {
             Plan::PassThrough | Plan::Open => self.open(database, static_networks).await?,
             Plan::Iam => self.by_token(database, db_user, static_networks).await?,
+            Plan::Managed(user) => self.by_managed_password(database, db_user, user, static_networks).await?,
             Plan::Shared(secret) => self.by_shared_token(database, secret, static_networks).await?,
         };
         self.metrics.dial_seconds.observe(began.elapsed());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keystile_model::database::Database;
+use keystile_model::rotation::proof::LoginOutcome;
 use keystile_resp::encode;
 use keystile_resp::reply::Kind;
 use secrecy::{ExposeSecret, SecretString};
@@ -34,6 +35,10 @@ impl Dialer {
         match plan {
             Plan::PassThrough | Plan::Open => Ok(None),
             Plan::Iam => self.tokens.mint(database, db_user).await.map(Some),
+            Plan::Managed(user) => {
+                let password = self.newest_password(database, db_user, user).await;
+                password.map(|password| Some(password.value)).map_err(|refusal| refusal.to_string())
+            }
             Plan::Shared(secret) => {
                 let version = self.shared_token(database, secret, None).await;
                 version.map(|version| Some(bare(&version))).map_err(|refusal| refusal.to_string())
@@ -123,8 +128,17 @@ impl Dialer {
         })
     }
 
+    /// One AUTH on a connection that is open, and how it ended: for proofs, where a refusal is an answer.
+    pub async fn log_in_on(&self, leg: &mut Leg, db_user: &str, password: &SecretString) -> LoginOutcome {
+        match self.try_on(leg, Some(db_user), password).await {
+            Ok(()) => LoginOutcome::Ok,
+            Err(text) if is_wrong_password(&text) => LoginOutcome::Refused,
+            Err(_) => LoginOutcome::Unreachable,
+        }
+    }
+
     /// One AUTH. The error is the cache's text.
-    async fn try_on(
+    pub(super) async fn try_on(
         &self,
         leg: &mut Leg,
         db_user: Option<&str>,
@@ -143,7 +157,7 @@ fn bare(version: &Version) -> SecretString {
 }
 
 /// Servers before version 6 have another text.
-fn is_wrong_password(text: &str) -> bool {
+pub(super) fn is_wrong_password(text: &str) -> bool {
     text.starts_with("WRONGPASS") || text.starts_with("ERR invalid password")
 }
 

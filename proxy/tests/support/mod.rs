@@ -189,11 +189,14 @@ fn start_valkey(dir: &std::path::Path) -> Valkey {
     start_valkey_with(dir, &users)
 }
 
-/// Starts a Valkey with TLS and these lines of configuration; `cache.crt` in the folder is its CA.
+/// Starts a Valkey with TLS and these lines of configuration; `cache.crt` in the folder is its CA,
+/// made unless it is there.
 pub fn start_valkey_with(dir: &std::path::Path, lines: &str) -> Valkey {
-    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    std::fs::write(dir.join("cache.crt"), own.cert.pem()).unwrap();
-    std::fs::write(dir.join("cache.key"), own.signing_key.serialize_pem()).unwrap();
+    if !dir.join("cache.crt").exists() {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(dir.join("cache.crt"), own.cert.pem()).unwrap();
+        std::fs::write(dir.join("cache.key"), own.signing_key.serialize_pem()).unwrap();
+    }
     let port = free_port();
     let config = format!(
         "port 0\ntls-port {port}\nbind 127.0.0.1 ::1\ntls-cert-file {0}/cache.crt\ntls-key-file {0}/cache.key\n\

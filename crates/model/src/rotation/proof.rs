@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::VersionId;
 use crate::arn::Arn;
+use crate::database::{Database, Endpoint};
 use crate::store::RuntimeKey;
 
 /// Longest life of a record, in seconds, after its last write: a day.
@@ -23,6 +24,14 @@ pub fn proofs(group: &str) -> String {
 #[must_use]
 pub fn proof_key(group: &str, arn: &Arn) -> RuntimeKey {
     RuntimeKey::new(proofs(group), arn.as_str())
+}
+
+/// The nodes of a database where a password is proved, as [`ProofRecord::nodes`] names them: its servers as
+/// far as discovery knows where they are, else its endpoint.
+#[must_use]
+pub fn endpoints(database: &Database) -> Vec<&Endpoint> {
+    let nodes: Vec<&Endpoint> = database.nodes.iter().filter_map(|node| node.endpoint.as_ref()).collect();
+    if nodes.is_empty() { vec![&database.endpoint] } else { nodes }
 }
 
 /// How a login ended.
