@@ -4,6 +4,7 @@
 //! belongs to several is taken apart ([`split`]) and the replies become one ([`merge`]). docs/CLUSTER-MODE.md
 //! says what each command means.
 
+pub mod answers;
 pub mod merge;
 pub mod pattern;
 pub mod plan;
