@@ -8,6 +8,7 @@ pub mod answers;
 pub mod merge;
 pub mod pattern;
 pub mod plan;
+pub mod scan;
 pub mod slots;
 pub mod split;
 pub mod value;
