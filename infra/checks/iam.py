@@ -38,6 +38,7 @@ NOT_SEEN_HERE = {
     "secretsmanager:GetSecretValue": "the local proxies read their certificate from files",
     "elasticache:Connect": "checked by the cache at AUTH, not by an API call",
     "memorydb:Connect": "checked by the cache at AUTH, not by an API call",
+    "kms:Decrypt": "only of secrets with a key of their own; the world's have the account's",
     "TaskRole dynamodb:DeleteItem": "a proxy's last call: the world's record may end before the proxy does",
     "DiscoverRole memorydb:ListTags": "only for a cluster that is new and untagged; the world has no such one",
 }
