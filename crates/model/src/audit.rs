@@ -47,6 +47,21 @@ pub enum EventKind {
     /// A client sent what is no RESP.
     #[serde(rename = "db.session.malformed_packet")]
     MalformedPacket,
+    /// A managed user's passwords of before are about to end.
+    #[serde(rename = "keystile.rotation.takeover")]
+    RotationTakeover,
+    /// A managed user has a new password; or it could not be given one.
+    #[serde(rename = "keystile.rotation.rotate")]
+    Rotation,
+    /// A tagged user is left alone from now on.
+    #[serde(rename = "keystile.rotation.left-alone")]
+    RotationLeftAlone,
+    /// A user is no longer managed: its password was replaced by one that nobody knows.
+    #[serde(rename = "keystile.rotation.withdraw")]
+    RotationWithdrawn,
+    /// Break-glass: both passwords are being replaced at once.
+    #[serde(rename = "keystile.rotation.lock")]
+    RotationLocked,
 }
 
 impl EventKind {
@@ -71,6 +86,12 @@ impl EventKind {
             (Self::PolicyDenied, _) => "KSP01W",
             (Self::DiscoveryRun, true) => "KSD01I",
             (Self::DiscoveryRun, false) => "KSD01W",
+            (Self::RotationTakeover, _) => "KSR01I",
+            (Self::Rotation, true) => "KSR02I",
+            (Self::Rotation, false) => "KSR02W",
+            (Self::RotationLeftAlone, _) => "KSR03W",
+            (Self::RotationWithdrawn, _) => "KSR04I",
+            (Self::RotationLocked, _) => "KSR05I",
         }
     }
 }

@@ -2,12 +2,11 @@
 //!
 //! [`dynamo`] keeps the two tables in DynamoDB and is the only part that names the AWS SDK; [`memory`] is
 //! its twin with the same promises; [`reader`] and [`policy_feed`] turn a feed into an up-to-date policy;
-//! [`lease`] lets one run of a job keep the others away. What the items mean is the model's business.
+//! What the items mean is the model's business.
 
 mod change;
 mod codec;
 pub mod dynamo;
-pub mod lease;
 pub mod memory;
 pub mod policy_feed;
 pub mod reader;

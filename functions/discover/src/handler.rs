@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use keystile_control::discover::Discover;
+use keystile_control::lease;
 use keystile_model::report::DiscoveryReport;
 use keystile_model::runtime::DISCOVER;
-use keystile_state::lease;
+
 use serde_json::Value;
 
 use crate::event;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use keystile_control::lease;
 use keystile_control::sync_labels::SyncLabels;
 use keystile_model::report::SyncReport;
 use keystile_model::runtime::SYNC_LABELS;
-use keystile_state::lease;
 
 /// How long a run keeps others away, in seconds. Short: a killed run holds its lease to the end, and two runs
 /// at once are harmless, since every write is conditional.

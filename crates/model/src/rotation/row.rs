@@ -24,10 +24,10 @@ pub fn row_key(arn: &Arn) -> RuntimeKey {
 /// harmless when repeated or looked up first.
 ///
 /// ```text
-///          ┌──────────────────── force, due, lock ────────────────────┐
-/// Found ─► Ready ─► Putting ─► Setting ─► Settling ⇄ Proving ─► Promoting ─► Ready
-///   │        │                    ▲           │          │
-///   │        │                    └───────────┴──────────┘ refused by a node: told again
+///            due: a pending version is put
+/// Found ─► Ready ─► Setting ─► Settling ⇄ Proving ─► Promoting ─► Ready
+///   │        │         ▲                     │
+///   │        │         └─────────────────────┘ refused by a node: told again
 ///   └────────┴──► LeftAlone ─► Found            any ─► Scrubbing ─► Deleting ─► Withdrawn ─► Found
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,13 +35,9 @@ pub fn row_key(arn: &Arn) -> RuntimeKey {
 pub enum RotationState {
     /// To be looked at: is it ours to take, and is there a secret?
     Found,
-    /// At rest until its turn (a takeover's turn is now).
+    /// At rest until its turn (a takeover's turn is now). A turn begins by putting a pending version, whose id
+    /// follows from the row: putting it again makes nothing new.
     Ready,
-    /// A pending version is being put. Its id follows from the row, so putting it again makes nothing new.
-    Putting {
-        /// The pending version.
-        version: VersionId,
-    },
     /// The pending version is there; the user must be told.
     Setting {
         /// The pending version.
@@ -98,7 +94,6 @@ impl RotationState {
         match self {
             Self::Found => "found",
             Self::Ready => "ready",
-            Self::Putting { .. } => "putting",
             Self::Setting { .. } => "setting",
             Self::Settling { .. } => "settling",
             Self::Proving { .. } => "proving",
@@ -114,8 +109,7 @@ impl RotationState {
     #[must_use]
     pub fn pending(&self) -> Option<&VersionId> {
         match self {
-            Self::Putting { version }
-            | Self::Setting { version, .. }
+            Self::Setting { version, .. }
             | Self::Settling { version, .. }
             | Self::Proving { version, .. }
             | Self::Promoting { version } => Some(version),
@@ -208,6 +202,9 @@ pub struct RotationRow {
     /// Whether break-glass is under way.
     #[serde(default)]
     pub lock: bool,
+    /// The version that ends it: put after it was asked for, and told alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_version: Option<VersionId>,
     /// Whether no new turn is begun.
     #[serde(default)]
     pub paused: bool,
@@ -233,6 +230,9 @@ pub struct RotationRow {
     /// Why that is longer than asked; empty when it is not.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub widened: String,
+    /// Looks in a row that saw something that does not fit: the user missing, or another number of passwords.
+    #[serde(default)]
+    pub odd: u32,
     /// When its next turn is, in Unix seconds.
     #[serde(default)]
     pub due_at: i64,
@@ -279,6 +279,7 @@ impl RotationRow {
             attempt: 0,
             taken: false,
             lock: false,
+            lock_version: None,
             paused: false,
             force: false,
             secret: None,
@@ -287,6 +288,7 @@ impl RotationRow {
             teleport_secret: None,
             period_s: 0,
             widened: String::new(),
+            odd: 0,
             due_at: now,
             rotated_at: None,
             moved_at: now,
@@ -405,7 +407,6 @@ mod tests {
         for state in [
             RotationState::Found,
             RotationState::Ready,
-            RotationState::Putting { version: v() },
             RotationState::Setting { version: v(), sent: true },
             RotationState::Settling { version: v(), sent_at: 5 },
             RotationState::Proving { version: v(), active_since: 9, looks: 2, sent_at: 5 },

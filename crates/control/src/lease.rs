@@ -92,7 +92,7 @@ fn into_store(error: CommitError) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::MemoryStore;
+    use keystile_state::memory::MemoryStore;
 
     #[tokio::test]
     async fn one_run_at_a_time() {

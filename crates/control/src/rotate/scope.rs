@@ -1,0 +1,459 @@
+//! One account and region in a tick: under a lease, its users are listed once, turns are dealt out, and each
+//! row takes its step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use keystile_model::arn::Arn;
+use keystile_model::cloud::Place;
+use keystile_model::database::AssumeRole;
+use keystile_model::db_user::{DbUser, DbUserService};
+use keystile_model::policy::Policy;
+use keystile_model::report::DiscoveryReport;
+use keystile_model::rotation::ports::{CacheUser, CallError, UserStatus};
+use keystile_model::rotation::report::{Failed, Moved, RotationReport};
+use keystile_model::rotation::row::{RotationRow, RotationState};
+use keystile_model::runtime::rotate_lease;
+use tokio::sync::Semaphore;
+
+use super::groups::{Grant, Member, grants};
+use super::log::Events;
+use super::machine::{Wanted, is_due};
+use super::period::{Period, period, usual_update_s};
+use super::settings::Settings;
+use super::step::{Done, Outcome, Ports, Turn, step};
+use super::wanted::{self, Listings};
+use super::{Stored, left_alone, planned};
+use crate::discover::users::service_of;
+use crate::lease;
+use crate::matchers::ReadyMatcher;
+
+/// How long a tick keeps others away, in seconds.
+const LEASE_S: i64 = 60;
+
+/// One account and region.
+#[derive(Debug)]
+pub(crate) struct Scope {
+    pub(crate) account: String,
+    pub(crate) region: String,
+    pub(crate) users: Vec<Known>,
+}
+
+/// A row with what the policy says of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) stored: Stored,
+    pub(crate) about: About,
+}
+
+/// What the policy says of a user.
+#[derive(Debug, Clone)]
+pub(crate) struct About {
+    /// Whether it is tagged.
+    pub(crate) managed: bool,
+    /// The role to go through; none for our own account.
+    pub(crate) role: Option<AssumeRole>,
+    /// Whether we can reach its account at all.
+    pub(crate) reachable: bool,
+    /// The period that was asked for, in seconds.
+    pub(crate) asked_s: u64,
+    /// Nodes that it must be able to log in to.
+    pub(crate) nodes: BTreeSet<String>,
+}
+
+/// Looks the policy up.
+pub(crate) fn about(
+    policy: &Policy,
+    row: &RotationRow,
+    user: Option<&DbUser>,
+    matchers: &[ReadyMatcher],
+    settings: &Settings,
+) -> About {
+    let (account, region) = (row.arn.account(), row.arn.region());
+    let covering: Vec<&ReadyMatcher> = matchers
+        .iter()
+        .filter(|matcher| {
+            let of_service = |kind: &&_| service_of(**kind) == Some(row.service);
+            matcher.spec.types.iter().filter(of_service).any(|kind| matcher.covers(account, region, *kind))
+        })
+        .collect();
+    let asked =
+        covering.iter().filter_map(|matcher| matcher.spec.rotate_every).map(|span| span.seconds).min();
+    let role = covering.iter().find_map(|matcher| matcher.role());
+    About {
+        managed: user.is_some(),
+        reachable: role.is_some() || account == settings.home_account,
+        role,
+        asked_s: asked.unwrap_or(settings.period_s),
+        nodes: user.map(|user| nodes(policy, user)).unwrap_or_default(),
+    }
+}
+
+/// The nodes of every database that a user serves; of one without known nodes its endpoint.
+fn nodes(policy: &Policy, user: &DbUser) -> BTreeSet<String> {
+    let mut nodes = BTreeSet::new();
+    for database in policy.discovered_databases().filter(|database| user.serves(database)) {
+        let of: Vec<String> = database
+            .nodes
+            .iter()
+            .filter_map(|node| node.endpoint.as_ref())
+            .map(ToString::to_string)
+            .collect();
+        if of.is_empty() {
+            nodes.insert(database.endpoint.to_string());
+        }
+        nodes.extend(of);
+    }
+    nodes
+}
+
+/// What all scopes of a tick share.
+pub(crate) struct ScopeJob {
+    pub(crate) ports: Ports,
+    pub(crate) settings: Settings,
+    pub(crate) events: Events,
+    pub(crate) listing: Option<DiscoveryReport>,
+    pub(crate) dry_run: bool,
+    pub(crate) allow_removals: bool,
+    pub(crate) deadline: tokio::time::Instant,
+}
+
+/// What came of a scope.
+#[derive(Debug, Default)]
+pub(crate) struct ScopeDone {
+    pub(crate) rows: Vec<RotationRow>,
+    pub(crate) forgotten: Vec<Arn>,
+    report: RotationReport,
+}
+
+impl ScopeJob {
+    /// Moves every row of the scope by at most one step.
+    pub(crate) async fn run(self: &Arc<Self>, scope: Scope) -> ScopeDone {
+        let mut done = ScopeDone::default();
+        let name = rotate_lease(&scope.account, &scope.region);
+        let owner = uuid::Uuid::new_v4().to_string();
+        let now = self.ports.clock.now().unix_timestamp();
+        let held = if self.dry_run {
+            None
+        } else {
+            match lease::acquire(&*self.ports.runtime, &name, &owner, now, LEASE_S).await {
+                Ok(Some(held)) => Some(held),
+                Ok(None) => {
+                    let text = format!("{} {}: another tick is under way", scope.account, scope.region);
+                    done.report.warnings.push(text);
+                    return done;
+                }
+                Err(error) => {
+                    done.report.alarms.push(format!("{} {}: {error}", scope.account, scope.region));
+                    return done;
+                }
+            }
+        };
+        self.under_lease(scope, now, &mut done).await;
+        if let Some(held) = held
+            && let Err(error) = lease::release(&*self.ports.runtime, held).await
+        {
+            tracing::warn!(%error, "the lease was not given back; it ends by itself");
+        }
+        done
+    }
+
+    async fn under_lease(self: &Arc<Self>, scope: Scope, now: i64, done: &mut ScopeDone) {
+        let label = format!("{} {}", scope.account, scope.region);
+        let Some((place, users)) = self.list(&scope, &label, done).await else { return };
+        let by_arn: BTreeMap<&str, &CacheUser> =
+            users.iter().map(|(_, user)| (user.arn.as_str(), user)).collect();
+        let turns = self.turns(scope, &place, &users, &by_arn, &label, now, done);
+        if self.dry_run {
+            for turn in turns {
+                foretell(&turn, now, &mut done.report);
+                done.rows.push(turn.row);
+            }
+            return;
+        }
+        let room = Arc::new(Semaphore::new(self.settings.concurrency.max(1)));
+        let slow = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let mut tasks = tokio::task::JoinSet::new();
+        for turn in turns {
+            let (job, room, slow) = (Arc::clone(self), Arc::clone(&room), Arc::clone(&slow));
+            tasks.spawn(async move { job.one(turn, &room, &slow).await });
+        }
+        while let Some(result) = tasks.join_next().await {
+            match result {
+                Ok((before, finished)) => take(before, finished, now, done),
+                Err(error) => done.report.alarms.push(format!("{label}: a step was not finished: {error}")),
+            }
+        }
+    }
+
+    /// One row's step, within the tick's time; after a throttled call nothing else of the scope is begun.
+    async fn one(
+        &self,
+        turn: Turn,
+        room: &Semaphore,
+        slow: &std::sync::atomic::AtomicBool,
+    ) -> (RotationRow, Done) {
+        use std::sync::atomic::Ordering;
+        let before = turn.row.clone();
+        let _room = room.acquire().await;
+        let waited = |why| Done { row: before.clone(), forgotten: false, outcome: Outcome::Waited(why) };
+        if slow.load(Ordering::Relaxed) {
+            let done = waited("AWS asked for fewer calls");
+            return (before, done);
+        }
+        let work = step(&self.ports, &self.settings, &self.events, turn);
+        let done = match tokio::time::timeout_at(self.deadline, work).await {
+            Ok(done) => done,
+            Err(_) => Done {
+                row: before.clone(),
+                forgotten: false,
+                outcome: Outcome::Stale("the tick ran out of time".to_owned()),
+            },
+        };
+        if matches!(done.outcome, Outcome::Failed(CallError::Throttled(_))) {
+            slow.store(true, Ordering::Relaxed);
+        }
+        (before, done)
+    }
+
+    /// Lists the users of the services that matter; none if that was not possible.
+    async fn list(
+        &self,
+        scope: &Scope,
+        label: &str,
+        done: &mut ScopeDone,
+    ) -> Option<(Place, Vec<(DbUserService, CacheUser)>)> {
+        let Some(reachable) = scope.users.iter().find(|known| known.about.reachable) else {
+            done.rows.extend(scope.users.iter().map(|known| known.stored.row.clone()));
+            done.report
+                .warnings
+                .push(format!("{label}: no matcher names a role for this account: nothing is rotated"));
+            return None;
+        };
+        let place = Place { role: reachable.about.role.clone(), region: scope.region.clone() };
+        let services: BTreeSet<DbUserService> =
+            scope.users.iter().map(|known| known.stored.row.service).collect();
+        let mut users = Vec::new();
+        for service in services {
+            done.report.calls += 1;
+            let listed = self.ports.users.users(&place, service);
+            match tokio::time::timeout_at(self.deadline, listed).await {
+                Ok(Ok(found)) => users.extend(found.into_iter().map(|user| (service, user))),
+                Ok(Err(error)) => {
+                    done.report.failed.push(Failed {
+                        name: label.to_owned(),
+                        arn: String::new(),
+                        kind: error.kind().to_owned(),
+                        text: format!("the users could not be listed: {error}"),
+                    });
+                    done.report.complete = false;
+                    done.rows.extend(scope.users.iter().map(|known| known.stored.row.clone()));
+                    return None;
+                }
+                Err(_) => {
+                    done.report.warnings.push(format!("{label}: the users could not be listed in time"));
+                    done.rows.extend(scope.users.iter().map(|known| known.stored.row.clone()));
+                    return None;
+                }
+            }
+        }
+        Some((place, users))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one tick's facts, each used once")]
+    fn turns(
+        &self,
+        scope: Scope,
+        place: &Place,
+        users: &[(DbUserService, CacheUser)],
+        by_arn: &BTreeMap<&str, &CacheUser>,
+        label: &str,
+        now: i64,
+        done: &mut ScopeDone,
+    ) -> Vec<Turn> {
+        let mut known = scope.users;
+        let wanted = self.wanted(&mut known, label, done);
+        let rows: BTreeMap<&str, &RotationRow> =
+            known.iter().map(|known| (known.stored.row.arn.as_str(), &known.stored.row)).collect();
+        let members: Vec<Member<'_>> = users
+            .iter()
+            .map(|(service, user)| Member {
+                arn: &user.arn,
+                service: *service,
+                groups: &user.groups,
+                active: user.status == UserStatus::Active,
+                row: rows.get(user.arn.as_str()).copied(),
+            })
+            .collect();
+        let update_s = usual_update_s(rows.values().filter_map(|row| row.update_s).collect());
+        let granted = grants(&members, update_s, now);
+        let sizes = group_sizes(&members);
+        let periods: Vec<Period> =
+            known.iter().map(|known| period_of(known, by_arn, &sizes, update_s)).collect();
+        known
+            .into_iter()
+            .zip(periods)
+            .zip(wanted)
+            .map(|((known, period), wanted)| {
+                let grant = granted.get(known.stored.row.arn.as_str()).copied().unwrap_or_default();
+                turn(known, period, wanted, grant, place, by_arn)
+            })
+            .collect()
+    }
+
+    /// What discovery says of each row, with the brake.
+    fn wanted(&self, known: &mut [Known], label: &str, done: &mut ScopeDone) -> Vec<Wanted> {
+        let listings = Listings(self.listing.as_ref());
+        let all = known.iter().filter(|known| !wanted::is_leaving(&known.stored.row)).count();
+        let mut wanted: Vec<Wanted> = known
+            .iter_mut()
+            .map(|known| wanted::judge(&mut known.stored.row, known.about.managed, listings))
+            .collect();
+        let begins = |(known, wanted): (&Known, &Wanted)| {
+            *wanted == Wanted::No && !wanted::is_leaving(&known.stored.row)
+        };
+        let leaving = known.iter().zip(&wanted).filter(|pair| begins(*pair)).count();
+        if wanted::too_many(leaving, all) && !self.allow_removals {
+            done.report.alarms.push(format!(
+                "{label}: {leaving} of {all} managed users lost their tag; none is given up: look, then run with \
+                 allow_removals"
+            ));
+            for (known, wanted) in known.iter().zip(&mut wanted) {
+                if begins((known, wanted)) {
+                    *wanted = Wanted::Unsure;
+                }
+            }
+        }
+        wanted
+    }
+}
+
+/// Managed users in each group.
+fn group_sizes<'a>(members: &[Member<'a>]) -> BTreeMap<(DbUserService, &'a str), usize> {
+    let mut sizes = BTreeMap::new();
+    for member in members.iter().filter(|member| member.row.is_some_and(|row| !wanted::is_leaving(row))) {
+        for group in member.groups {
+            *sizes.entry((member.service, group.as_str())).or_insert(0) += 1;
+        }
+    }
+    sizes
+}
+
+fn period_of(
+    known: &Known,
+    by_arn: &BTreeMap<&str, &CacheUser>,
+    sizes: &BTreeMap<(DbUserService, &str), usize>,
+    update_s: u32,
+) -> Period {
+    let row = &known.stored.row;
+    let groups: Vec<(&str, usize)> = by_arn
+        .get(row.arn.as_str())
+        .into_iter()
+        .flat_map(|user| &user.groups)
+        .filter_map(|group| sizes.get(&(row.service, group.as_str())).map(|size| (group.as_str(), *size)))
+        .collect();
+    period(known.about.asked_s, &groups, update_s)
+}
+
+fn turn(
+    known: Known,
+    period: Period,
+    wanted: Wanted,
+    grant: Grant,
+    place: &Place,
+    by_arn: &BTreeMap<&str, &CacheUser>,
+) -> Turn {
+    let user = by_arn.get(known.stored.row.arn.as_str()).map(|user| (**user).clone());
+    Turn {
+        row: known.stored.row,
+        stored: known.stored.version,
+        place: place.clone(),
+        user,
+        wanted,
+        free: grant.free,
+        probe: grant.probe,
+        explained: grant.explained,
+        nodes: known.about.nodes,
+        period,
+    }
+}
+
+/// What a tick would do, for a dry run.
+fn foretell(turn: &Turn, now: i64, report: &mut RotationReport) {
+    let row = &turn.row;
+    let waiting = turn.wanted == Wanted::Yes && !row.paused;
+    let iam = turn.user.as_ref().and_then(|user| user.auth) == Some(keystile_model::db_user::DbUserAuth::Iam);
+    if waiting && !row.taken && left_alone(row).is_none() && !iam {
+        let how = turn.user.as_ref().map_or(0, |user| user.passwords);
+        report.take_over.push(planned(row, format!("would be taken over: its {how} passwords of now end")));
+    } else if waiting && row.taken && is_due(row, now) {
+        report.queued.push(planned(row, "its turn is due"));
+    }
+}
+
+fn take(before: RotationRow, finished: Done, now: i64, done: &mut ScopeDone) {
+    let row = &finished.row;
+    let report = &mut done.report;
+    if finished.forgotten {
+        done.forgotten.push(row.arn.clone());
+        return;
+    }
+    if before.state.as_str() != row.state.as_str() {
+        report.moved.push(Moved {
+            name: row.name.clone(),
+            arn: row.arn.to_string(),
+            from: before.state.as_str().to_owned(),
+            to: row.state.as_str().to_owned(),
+        });
+    }
+    match &finished.outcome {
+        Outcome::Waited(why) => {
+            let resting = matches!(row.state, RotationState::Ready | RotationState::Withdrawn { .. });
+            if (!resting || is_due(row, now)) && left_alone(row).is_none() {
+                report.queued.push(planned(row, *why));
+            }
+        }
+        Outcome::Moved => {}
+        Outcome::Failed(error) => report.failed.push(Failed {
+            name: row.name.clone(),
+            arn: row.arn.to_string(),
+            kind: error.kind().to_owned(),
+            text: error.to_string(),
+        }),
+        Outcome::Stale(why) => report.warnings.push(format!("{}: {why}", row.arn)),
+    }
+    done.rows.push(finished.row);
+}
+
+/// Adds a scope to the tick's report.
+pub(crate) fn add(report: &mut RotationReport, done: &ScopeDone, now: i64) {
+    let of = &done.report;
+    report.take_over.extend(of.take_over.iter().cloned());
+    report.queued.extend(of.queued.iter().cloned());
+    report.moved.extend(of.moved.iter().cloned());
+    report.failed.extend(of.failed.iter().cloned());
+    report.warnings.extend(of.warnings.iter().cloned());
+    report.alarms.extend(of.alarms.iter().cloned());
+    report.calls += of.calls;
+    report.complete &= of.failed.iter().all(|failed| !failed.arn.is_empty());
+    for row in &done.rows {
+        *report.users.entry(row.state.as_str().to_owned()).or_default() += 1;
+        if let Some(why) = left_alone(row) {
+            report.left_alone.push(planned(row, why.reason()));
+        }
+        if !row.widened.is_empty() {
+            report.widened.push(planned(row, row.widened.clone()));
+        }
+        if !row.taken && !report.dry_run && left_alone(row).is_none() && !wanted::is_leaving(row) {
+            report.take_over.push(planned(row, format!("is being taken over ({})", row.state.as_str())));
+        }
+        if let Some(at) = row.rotated_at.filter(|_| row.taken) {
+            let age = (now - at).max(0);
+            report.oldest_password_s = report.oldest_password_s.max(age);
+            let period = i64::try_from(row.period_s).unwrap_or(i64::MAX);
+            if age > period.saturating_mul(2) && left_alone(row).is_none() && !row.paused {
+                report.overdue += 1;
+            }
+        }
+    }
+}
