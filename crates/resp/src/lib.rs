@@ -9,11 +9,14 @@
 
 pub mod command;
 pub mod encode;
+pub mod glob;
+pub mod key_rules;
 mod number;
 pub mod reply;
 pub mod request;
 pub mod rules;
 pub mod slot;
 mod span;
+pub mod touch;
 
 pub use span::Span;

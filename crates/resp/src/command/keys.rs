@@ -15,6 +15,41 @@ pub struct Key {
     pub flags: KeyFlags,
 }
 
+/// The words of a request as far as they are there; the command's name is the first.
+pub trait Arguments {
+    /// How many words the request has, those that did not come yet included.
+    fn count(&self) -> usize;
+
+    /// The word at `index`; `None` behind the end, and where it did not come yet.
+    fn word(&self, index: usize) -> Option<&[u8]>;
+}
+
+impl<A: AsRef<[u8]>> Arguments for [A] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn word(&self, index: usize) -> Option<&[u8]> {
+        self.get(index).map(AsRef::as_ref)
+    }
+}
+
+impl<A: AsRef<[u8]>> Arguments for Vec<A> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn word(&self, index: usize) -> Option<&[u8]> {
+        self.as_slice().word(index)
+    }
+}
+
+/// A word as servers compare options: they take it for a C string, so nothing behind a NUL byte counts.
+#[must_use]
+pub fn c_string(word: &[u8]) -> &[u8] {
+    word.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
 /// The keys of this request cannot be located.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the keys of this command cannot be located")]
@@ -23,11 +58,11 @@ pub struct KeysUnknown;
 /// Calls `found` for each key of the request `args` (the name first; of a subcommand the container's).
 ///
 /// # Errors
-/// [`KeysUnknown`] where a spec does not tell, or tells more than the request has. Keys that were
-/// found before stay reported.
-pub fn key_positions<A: AsRef<[u8]>>(
+/// [`KeysUnknown`] where a spec does not tell, tells more than the request has, or speaks of words that did
+/// not come yet. Keys that were found before stay reported.
+pub fn key_positions<A: Arguments + ?Sized>(
     command: CommandId,
-    args: &[A],
+    args: &A,
     mut found: impl FnMut(Key),
 ) -> Result<(), KeysUnknown> {
     for spec in command.command().keys {
@@ -42,12 +77,12 @@ pub fn key_positions<A: AsRef<[u8]>>(
     Ok(())
 }
 
-fn keys_of_spec<A: AsRef<[u8]>>(
+fn keys_of_spec<A: Arguments + ?Sized>(
     spec: &KeySpec,
-    args: &[A],
+    args: &A,
     found: &mut impl FnMut(Key),
 ) -> Result<(), KeysUnknown> {
-    let count = i64::try_from(args.len()).map_err(|_| KeysUnknown)?;
+    let count = i64::try_from(args.count()).map_err(|_| KeysUnknown)?;
     let Some(begin) = beginning(spec.begin, args, count)? else { return Ok(()) };
     let (first, last, step) = match spec.find {
         Find::Range { last, step, limit } => {
@@ -59,8 +94,8 @@ fn keys_of_spec<A: AsRef<[u8]>>(
             (begin, last, i64::from(step))
         }
         Find::KeyNum { at, first, step } => {
-            let told = args.get(index(begin + i64::from(at))?).ok_or(KeysUnknown)?;
-            let number = std::str::from_utf8(told.as_ref()).ok().and_then(|text| text.parse::<u32>().ok());
+            let told = args.word(index(begin + i64::from(at))?).ok_or(KeysUnknown)?;
+            let number = std::str::from_utf8(told).ok().and_then(|text| text.parse::<u32>().ok());
             let first = begin + i64::from(first);
             let number = i64::from(number.ok_or(KeysUnknown)?);
             (first, first + (number - 1) * i64::from(step), i64::from(step))
@@ -78,24 +113,34 @@ fn keys_of_spec<A: AsRef<[u8]>>(
     Ok(())
 }
 
-fn beginning<A: AsRef<[u8]>>(begin: Begin, args: &[A], count: i64) -> Result<Option<i64>, KeysUnknown> {
+fn beginning<A: Arguments + ?Sized>(begin: Begin, args: &A, count: i64) -> Result<Option<i64>, KeysUnknown> {
     match begin {
         Begin::Index(at) => Ok(Some(i64::from(at))),
         Begin::Unknown => Err(KeysUnknown),
         Begin::Keyword { word, from } => {
-            let is_word = |at: &i64| {
-                let arg = usize::try_from(*at).ok().and_then(|at| args.get(at));
-                arg.is_some_and(|arg| arg.as_ref().eq_ignore_ascii_case(word.as_bytes()))
-            };
             // The last argument cannot be the word: no key would follow it.
             let place = if from > 0 {
-                (i64::from(from)..count - 1).find(is_word)
+                search(i64::from(from)..count - 1, word, args)?
             } else {
-                (2..=count + i64::from(from)).rev().find(is_word)
+                search((2..=count + i64::from(from)).rev(), word, args)?
             };
             Ok(place.map(|place| place + 1))
         }
     }
+}
+
+fn search<A: Arguments + ?Sized>(
+    places: impl IntoIterator<Item = i64>,
+    wanted: &str,
+    args: &A,
+) -> Result<Option<i64>, KeysUnknown> {
+    for place in places {
+        let word = args.word(index(place)?).ok_or(KeysUnknown)?;
+        if c_string(word).eq_ignore_ascii_case(wanted.as_bytes()) {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
 }
 
 fn index(at: i64) -> Result<usize, KeysUnknown> {

@@ -9,7 +9,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use keys::{Key, KeysUnknown, key_positions};
+pub use keys::{Arguments, Key, KeysUnknown, c_string, key_positions};
 
 /// The number of one command or subcommand. It stays the same from build to build, and is below [`COUNT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,0 +1,352 @@
+//! What a request touches: keys with what it does to them, channels, or more than its arguments tell.
+//!
+//! Key specs say most of it. Where they stop, the options are read as the server reads them; what is left in
+//! doubt is [`Touch::Unseen`], which only a rule without limits lets pass. A command that is none of those
+//! that are known to touch nothing touches everything.
+
+use std::sync::OnceLock;
+
+use crate::command::{self, Arguments, COUNT, CommandId, Flags, KeyFlags, c_string, key_positions};
+
+/// What is done to keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access(u8);
+
+impl Access {
+    /// Neither: that a key is there, what kind and how long it is.
+    pub const NONE: Self = Self(0);
+    /// Its value is read.
+    pub const READ: Self = Self(1);
+    /// It is written, changed or removed.
+    pub const WRITE: Self = Self(2);
+    /// Both.
+    pub const BOTH: Self = Self(3);
+
+    /// Whether it has all of `other`.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether the two share something.
+    #[must_use]
+    pub const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// As the servers' ACLs read the flags of a key spec.
+    #[must_use]
+    pub fn of(flags: KeyFlags) -> Self {
+        let read = if flags.contains(KeyFlags::ACCESS) { Self::READ } else { Self::NONE };
+        let writes = [KeyFlags::INSERT, KeyFlags::DELETE, KeyFlags::UPDATE];
+        let write = if writes.iter().any(|flag| flags.contains(*flag)) { Self::WRITE } else { Self::NONE };
+        read.and(write)
+    }
+}
+
+/// One thing that a request touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch<'a> {
+    /// A key.
+    Key(&'a [u8], Access),
+    /// The names of all keys that begin with this.
+    KeysFrom(&'a [u8]),
+    /// Any key, or the whole keyspace.
+    AnyKey(Access),
+    /// It listens to a channel, or asks for it.
+    Listen(&'a [u8]),
+    /// It listens to all channels of a pattern.
+    ListenPattern(&'a [u8]),
+    /// It sends to a channel.
+    Publish(&'a [u8]),
+    /// Any channel, or the names of all.
+    AnyChannel,
+    /// Keys that cannot be located.
+    Unseen,
+}
+
+/// What commands touch, by their sort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    Nothing,
+    Keys,
+    Set,
+    Bitfield,
+    Geo,
+    Sort,
+    Whole(Access),
+    Script,
+    Listen,
+    ListenPattern,
+    Publish,
+    Channels,
+    ChannelNames,
+    Tracking,
+}
+
+/// Whether a command touches keys, and whether channels, whatever its arguments.
+#[must_use]
+pub fn reach(id: CommandId) -> (bool, bool) {
+    match sort(id) {
+        Sort::Nothing => (false, false),
+        Sort::Keys | Sort::Set | Sort::Bitfield | Sort::Geo | Sort::Sort => (true, false),
+        Sort::Whole(_) | Sort::Tracking => (true, false),
+        // The channels of keyspace notifications tell keys.
+        Sort::Listen | Sort::ListenPattern | Sort::Script => (true, true),
+        Sort::Publish | Sort::Channels | Sort::ChannelNames => (false, true),
+    }
+}
+
+/// Calls `touch` for all that the request `args` touches, until it answers false. Whether it never did.
+#[must_use]
+pub fn all_touches<A: Arguments + ?Sized>(
+    id: CommandId,
+    args: &A,
+    mut touch: impl FnMut(Touch<'_>) -> bool,
+) -> bool {
+    match sort(id) {
+        Sort::Nothing => true,
+        Sort::Keys => keys(id, args, Access::of, &mut touch),
+        Sort::Set => {
+            let access = if set_reads(args) { Access::BOTH } else { Access::WRITE };
+            keys(id, args, |_| access, &mut touch)
+        }
+        Sort::Bitfield => {
+            let access = if bitfield_writes(args) { Access::BOTH } else { Access::READ };
+            keys(id, args, |_| access, &mut touch)
+        }
+        Sort::Geo => geo(id, args, &mut touch),
+        Sort::Sort => sort_keys(args, &mut touch),
+        Sort::Whole(access) => touch(Touch::AnyKey(access)),
+        Sort::Script => touch(Touch::AnyKey(Access::BOTH)) && touch(Touch::AnyChannel),
+        Sort::Listen => words(args, 1, |channel| touch(Touch::Listen(channel))),
+        Sort::ListenPattern => words(args, 1, |pattern| touch(Touch::ListenPattern(pattern))),
+        Sort::Publish => args.word(1).is_some_and(|channel| touch(Touch::Publish(channel))),
+        Sort::Channels => words(args, 2, |channel| touch(Touch::Listen(channel))),
+        Sort::ChannelNames => touch(Touch::AnyChannel),
+        Sort::Tracking => tracking(args, &mut touch),
+    }
+}
+
+/// All words from `first` on; false also where one did not come.
+fn words<A: Arguments + ?Sized>(args: &A, first: usize, mut each: impl FnMut(&[u8]) -> bool) -> bool {
+    (first..args.count()).all(|index| args.word(index).is_some_and(&mut each))
+}
+
+fn keys<A: Arguments + ?Sized>(
+    id: CommandId,
+    args: &A,
+    access: impl Fn(KeyFlags) -> Access,
+    touch: &mut impl FnMut(Touch<'_>) -> bool,
+) -> bool {
+    let (mut all, mut seen) = (true, false);
+    let located = key_positions(id, args, |key| {
+        seen = true;
+        let word = args.word(key.index);
+        all = all && touch(word.map_or(Touch::Unseen, |word| Touch::Key(word, access(key.flags))));
+    });
+    all && match located {
+        // No server runs it, but what is no key to us must not be one to a newer server.
+        Ok(()) if !seen && !id.command().flags.contains(Flags::NO_MANDATORY_KEYS) => touch(Touch::Unseen),
+        Ok(()) => true,
+        Err(_) => touch(Touch::Unseen),
+    }
+}
+
+fn is(word: Option<&[u8]>, options: &[&str]) -> bool {
+    let word = word.map(c_string);
+    word.is_some_and(|word| options.iter().any(|option| option.as_bytes().eq_ignore_ascii_case(word)))
+}
+
+/// `SET` reads too with `GET` and with conditions on the value: so with whatever else is not known.
+fn set_reads<A: Arguments + ?Sized>(args: &A) -> bool {
+    (3..args.count()).any(|index| {
+        let word = args.word(index);
+        let number = word.is_some_and(|word| !word.is_empty() && word.iter().all(u8::is_ascii_digit));
+        !number && !is(word, &["NX", "XX", "KEEPTTL", "EX", "PX", "EXAT", "PXAT"])
+    })
+}
+
+fn bitfield_writes<A: Arguments + ?Sized>(args: &A) -> bool {
+    let mut at = 2;
+    while at < args.count() {
+        if !is(args.word(at), &["GET"]) || at + 2 >= args.count() {
+            return true;
+        }
+        at += 3;
+    }
+    false
+}
+
+/// The specs find the first `STORE`, the server takes the last: each one counts here.
+fn geo<A: Arguments + ?Sized>(id: CommandId, args: &A, touch: &mut impl FnMut(Touch<'_>) -> bool) -> bool {
+    let first_option = if id.command().name == "georadius" { 6 } else { 5 };
+    let Some(key) = args.word(1) else { return touch(Touch::Unseen) };
+    touch(Touch::Key(key, Access::READ))
+        && (first_option..args.count()).all(|at| match args.word(at) {
+            None => touch(Touch::Unseen),
+            word if is(word, &["STORE", "STOREDIST"]) => match args.word(at + 1) {
+                Some(key) => touch(Touch::Key(key, Access::WRITE)),
+                // The last word stores nothing.
+                None => at + 1 == args.count() || touch(Touch::Unseen),
+            },
+            _ => true,
+        })
+}
+
+/// `BY` with a `*` and `GET` read keys that are made from values.
+fn sort_keys<A: Arguments + ?Sized>(args: &A, touch: &mut impl FnMut(Touch<'_>) -> bool) -> bool {
+    let Some(key) = args.word(1) else { return touch(Touch::Unseen) };
+    if !touch(Touch::Key(key, Access::READ)) {
+        return false;
+    }
+    let mut at = 2;
+    while at < args.count() {
+        let (word, next) = (args.word(at), args.word(at + 1));
+        let passes = if is(word, &["ASC", "DESC", "ALPHA"]) {
+            true
+        } else if is(word, &["LIMIT"]) && args.word(at + 2).is_some() {
+            at += 2;
+            true
+        } else if let Some(next) = next {
+            at += 1;
+            if is(word, &["STORE"]) {
+                touch(Touch::Key(next, Access::WRITE))
+            } else if is(word, &["BY"]) {
+                !next.contains(&b'*') || touch(Touch::AnyKey(Access::READ))
+            } else if is(word, &["GET"]) {
+                touch(Touch::AnyKey(Access::READ))
+            } else {
+                touch(Touch::Unseen)
+            }
+        } else {
+            touch(Touch::Unseen)
+        };
+        if !passes {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// In broadcast mode the client hears the names of all keys that begin with one of its prefixes; otherwise
+/// those of keys that it has read itself.
+fn tracking<A: Arguments + ?Sized>(args: &A, touch: &mut impl FnMut(Touch<'_>) -> bool) -> bool {
+    if (2..args.count()).any(|index| args.word(index).is_none()) {
+        return touch(Touch::Unseen);
+    }
+    if !(3..args.count()).any(|index| is(args.word(index), &["BCAST"])) {
+        return true;
+    }
+    let (mut at, mut prefixes) = (3, 0);
+    while at < args.count() {
+        match (args.word(at), args.word(at + 1)) {
+            (word, Some(prefix)) if is(word, &["PREFIX"]) => {
+                prefixes += 1;
+                at += 1;
+                if !touch(Touch::KeysFrom(prefix)) {
+                    return false;
+                }
+            }
+            (word, Some(_)) if is(word, &["REDIRECT"]) => at += 1,
+            (word, _) if is(word, &["BCAST", "OPTIN", "OPTOUT", "NOLOOP"]) => {}
+            _ => return touch(Touch::AnyKey(Access::READ)),
+        }
+        at += 1;
+    }
+    prefixes > 0 || touch(Touch::AnyKey(Access::READ))
+}
+
+fn sort(id: CommandId) -> Sort {
+    static TABLE: OnceLock<Box<[Sort; COUNT]>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| {
+        let mut table = Box::new([Sort::Whole(Access::BOTH); COUNT]);
+        for (id, slot) in command::all().zip(table.iter_mut()) {
+            *slot = sort_of(id);
+        }
+        table
+    });
+    table.get(id.index()).copied().unwrap_or(Sort::Whole(Access::BOTH))
+}
+
+fn sort_of(id: CommandId) -> Sort {
+    let own = id.command();
+    let special = match own.container {
+        None => of_command(own.name),
+        Some(container) => of_subcommand(container.command().name, own.name),
+    };
+    let has_keys = own.keys.iter().any(|spec| !spec.flags.contains(KeyFlags::NOT_KEY));
+    match special {
+        Some(sort) => sort,
+        None if has_keys => Sort::Keys,
+        // Alone it is an error.
+        None if own.has_subcommands => Sort::Nothing,
+        None => Sort::Whole(Access::BOTH),
+    }
+}
+
+fn of_command(name: &str) -> Option<Sort> {
+    Some(match name {
+        "set" => Sort::Set,
+        "bitfield" => Sort::Bitfield,
+        "georadius" | "georadiusbymember" => Sort::Geo,
+        "sort" | "sort_ro" => Sort::Sort,
+        "eval" | "evalsha" | "eval_ro" | "evalsha_ro" | "fcall" | "fcall_ro" => Sort::Script,
+        "keys" | "scan" | "randomkey" | "dbsize" => Sort::Whole(Access::READ),
+        "flushall" | "flushdb" => Sort::Whole(Access::WRITE),
+        "subscribe" | "ssubscribe" => Sort::Listen,
+        "psubscribe" => Sort::ListenPattern,
+        "publish" | "spublish" => Sort::Publish,
+        // Leaving a channel tells and changes nothing, and the servers allow it to everybody.
+        "unsubscribe" | "punsubscribe" | "sunsubscribe" => Sort::Nothing,
+        "asking" | "auth" | "command" | "discard" | "echo" | "exec" | "hello" | "multi" | "ping" | "quit"
+        | "readonly" | "readwrite" | "reset" | "select" | "time" | "unwatch" | "wait" | "waitaof"
+        | "info" | "lastsave" | "lolwut" | "role" | "bgrewriteaof" | "bgsave" | "save" => Sort::Nothing,
+        _ => return None,
+    })
+}
+
+fn of_subcommand(container: &str, name: &str) -> Option<Sort> {
+    Some(match (container, name) {
+        (_, "help") => Sort::Nothing,
+        ("client", "tracking") => Sort::Tracking,
+        ("client" | "command" | "config" | "latency" | "module", _) => Sort::Nothing,
+        // They tell what others asked for, keys and values with it.
+        ("slowlog", "get") | ("acl", "log") => Sort::Whole(Access::READ),
+        ("slowlog", "len" | "reset") => Sort::Nothing,
+        ("acl", "cat" | "dryrun" | "genpass" | "getuser" | "list" | "users" | "whoami") => Sort::Nothing,
+        ("cluster", "getkeysinslot" | "countkeysinslot") => Sort::Whole(Access::READ),
+        (
+            "cluster",
+            "info"
+            | "keyslot"
+            | "links"
+            | "myid"
+            | "myshardid"
+            | "nodes"
+            | "replicas"
+            | "shards"
+            | "slaves"
+            | "slots"
+            | "slot-stats"
+            | "count-failure-reports",
+        ) => Sort::Nothing,
+        ("memory", "doctor" | "malloc-stats" | "purge" | "stats") => Sort::Nothing,
+        ("function" | "script", "delete" | "flush" | "load" | "restore") => Sort::Script,
+        ("function" | "script", "dump" | "exists" | "kill" | "list" | "show" | "stats") => Sort::Nothing,
+        ("pubsub", "channels" | "shardchannels" | "numpat") => Sort::ChannelNames,
+        ("pubsub", "numsub" | "shardnumsub") => Sort::Channels,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+#[path = "touch_tests.rs"]
+mod tests;
