@@ -56,6 +56,20 @@ pub struct Selector {
     pub channels: Vec<String>,
 }
 
+/// What one deny block takes away: commands that its rules allow (all, where it has none) and that touch one of
+/// its keys or channels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyDenial {
+    /// The role.
+    pub role: RoleName,
+    /// Command rules, in order.
+    pub commands: Vec<CommandRule>,
+    /// Key patterns.
+    pub keys: Vec<String>,
+    /// Channel patterns.
+    pub channels: Vec<String>,
+}
+
 /// What a session may do and how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionGrant {
@@ -63,8 +77,8 @@ pub struct SessionGrant {
     pub selectors: Vec<Selector>,
     /// Command rules of deny blocks, with the role each is from: a command that one *allows* is denied.
     pub denied_commands: Vec<(RoleName, Vec<CommandRule>)>,
-    /// Roles whose deny blocks limit keys or channels here.
-    pub denied_keys: Vec<RoleName>,
+    /// Keys and channels that deny blocks take away.
+    pub denied_keys: Vec<KeyDenial>,
     /// The strictest of the roles that allow the route; none is no limit.
     pub max_session_ttl_s: Option<u64>,
     /// As above.
@@ -78,16 +92,6 @@ pub struct SessionGrant {
 }
 
 impl SessionGrant {
-    /// Whether keys or channels are limited.
-    #[must_use]
-    pub fn limits_keys(&self) -> bool {
-        !self.denied_keys.is_empty()
-            || self
-                .selectors
-                .iter()
-                .any(|selector| !selector.keys.is_empty() || !selector.channels.is_empty())
-    }
-
     /// Whether commands are limited at all.
     #[must_use]
     pub fn limits_commands(&self) -> bool {
@@ -243,8 +247,10 @@ fn decide_connect(policy: &Policy, user: &User, database: &Database, db_user: &s
                     reason: format!("role {} denies {} as {db_user}", role.name, database.name),
                 };
             }
-            Denial::Commands => denied_commands.push((role.name.clone(), role.deny.commands.clone())),
-            Denial::Keys => denied_keys.push(role.name.clone()),
+            Denial::Parts { commands, keys } => {
+                denied_commands.extend(commands.then(|| (role.name.clone(), role.deny.commands.clone())));
+                denied_keys.extend(keys);
+            }
         }
     }
     let allowing: Vec<_> = roles.iter().filter(|role| allows(&role.allow, database, db_user)).collect();
@@ -306,11 +312,11 @@ fn allows(allow: &CompiledConditions, database: &Database, db_user: &str) -> boo
 enum Denial {
     No,
     Route,
-    Commands,
-    Keys,
+    Parts { commands: bool, keys: Option<KeyDenial> },
 }
 
-/// A deny block of our own version applies where all its fields match; one of Teleport's where any does.
+/// A deny block of our own version applies where all its fields match; one of Teleport's where any does. Keys
+/// and channels are one field: what a command touches.
 fn denial(role: &CompiledRole, database: &Database, db_user: &str) -> Denial {
     let deny = &role.deny;
     if !deny.has_db_fields {
@@ -319,23 +325,27 @@ fn denial(role: &CompiledRole, database: &Database, db_user: &str) -> Denial {
     let labels = deny.has_labels.then(|| deny.labels.matches(&database.labels));
     let users =
         (!deny.db_users.is_empty()).then(|| deny.db_users.iter().any(|pattern| pattern.matches(db_user)));
+    let has_commands = !deny.commands.is_empty();
+    let has_keys = !(deny.keys.is_empty() && deny.channels.is_empty());
+    let keys = |commands: &[CommandRule]| {
+        has_keys.then(|| KeyDenial {
+            role: role.name.clone(),
+            commands: commands.to_vec(),
+            keys: deny.keys.clone(),
+            channels: deny.channels.clone(),
+        })
+    };
     if role.greedy_deny {
         return if labels == Some(true) || users == Some(true) {
             Denial::Route
-        } else if !deny.commands.is_empty() {
-            Denial::Commands
-        } else if !(deny.keys.is_empty() && deny.channels.is_empty()) {
-            Denial::Keys
         } else {
-            Denial::No
+            Denial::Parts { commands: has_commands, keys: keys(&[]) }
         };
     }
     if labels == Some(false) || users == Some(false) {
         Denial::No
-    } else if !(deny.keys.is_empty() && deny.channels.is_empty()) {
-        Denial::Keys
-    } else if !deny.commands.is_empty() {
-        Denial::Commands
+    } else if has_keys || has_commands {
+        Denial::Parts { commands: has_commands && !has_keys, keys: keys(&deny.commands) }
     } else {
         Denial::Route
     }

@@ -166,6 +166,38 @@ fn a_deny_with_commands_limits_the_session_only() {
 }
 
 #[test]
+fn a_deny_with_keys_limits_the_session_only() {
+    let mut deny = conditions("prod", &[]);
+    deny.db_commands = vec!["+@write".to_owned()];
+    deny.db_keys = vec!["~secret:*".to_owned()];
+    deny.db_channels = vec!["&secret.*".to_owned()];
+    let granted = |version, env: &str| {
+        let mut deny = deny.clone();
+        if version != RoleVersion::Ks1 {
+            deny.db_labels.clear();
+        }
+        let policy = Policy::new([
+            user("ann", &["access", "limits"]),
+            role("limits", version, Conditions::default(), deny),
+        ]);
+        match connect(&policy, "ann", &database("orders", env), "rw") {
+            Decision::Allow { grant: Some(grant), .. } => grant,
+            other => panic!("{other:?}"),
+        }
+    };
+    // All its fields together.
+    let own = granted(RoleVersion::Ks1, "prod");
+    assert!(own.denied_commands.is_empty());
+    let [denial] = own.denied_keys.as_slice() else { panic!() };
+    assert_eq!((denial.commands.len(), denial.keys.len(), denial.channels.len()), (1, 1, 1));
+    assert!(granted(RoleVersion::Ks1, "dev").denied_keys.is_empty());
+    // Each on its own.
+    let greedy = granted(RoleVersion::V7, "dev");
+    assert_eq!(greedy.denied_commands.len(), 1);
+    assert!(greedy.denied_keys[0].commands.is_empty());
+}
+
+#[test]
 fn a_role_that_does_not_compile_closes_everything() {
     let mut broken = conditions("prod", &["ro"]);
     broken.db_commands = vec!["nonsense".to_owned()];

@@ -54,10 +54,10 @@ pub struct Conditions {
     /// Commands, in the servers' ACL grammar. Empty: no limit (allow) or nothing denied (deny).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub db_commands: Vec<String>,
-    /// Key patterns, `~app:*`, `%R~…`, `%W~…`. Empty: no limit.
+    /// Key patterns, `~app:*`, `%R~…`, `%W~…`, `allkeys`. Empty: no limit (allow) or none denied (deny).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub db_keys: Vec<String>,
-    /// Channel patterns, `&news.*`. Empty: no limit.
+    /// Channel patterns, `&news.*`, `allchannels`. Empty: no limit (allow) or none denied (deny).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub db_channels: Vec<String>,
     /// Rights to administer Keystile.
@@ -245,15 +245,17 @@ impl Conditions {
     /// # Errors
     /// [`RoleError`] with the words for the person who wrote the document.
     pub fn compile(&self) -> Result<CompiledConditions, RoleError> {
-        for key in &self.db_keys {
-            if !["~", "%R~", "%W~", "%RW~"].iter().any(|prefix| key.starts_with(prefix)) {
-                return Err(RoleError::Shape(format!(
-                    "{key:?} is no key pattern: write ~app:*, %R~app:* or %W~app:*"
-                )));
-            }
+        if let Some(key) = self.db_keys.iter().find(|key| !is_key_rule(key)) {
+            return Err(RoleError::Shape(format!(
+                "{key:?} is no key pattern: write ~app:*, %R~app:*, %W~app:* or allkeys, without blanks and of at \
+                 most {MOST_PATTERN} bytes"
+            )));
         }
-        if let Some(channel) = self.db_channels.iter().find(|channel| !channel.starts_with('&')) {
-            return Err(RoleError::Shape(format!("{channel:?} is no channel pattern: write &news.*")));
+        if let Some(channel) = self.db_channels.iter().find(|channel| !is_channel_rule(channel)) {
+            return Err(RoleError::Shape(format!(
+                "{channel:?} is no channel pattern: write &news.* or allchannels, without blanks and of at most \
+                 {MOST_PATTERN} bytes"
+            )));
         }
         Ok(CompiledConditions {
             has_db_fields: !(self.db_labels.is_empty()
@@ -271,6 +273,25 @@ impl Conditions {
             rules: self.rules.clone(),
         })
     }
+}
+
+/// Longest pattern of keys or channels, in bytes.
+const MOST_PATTERN: usize = 512;
+
+/// Only the shape; what a pattern matches is the proxy's business.
+fn is_key_rule(text: &str) -> bool {
+    let pattern = ["~", "%R~", "%W~", "%RW~", "%WR~"].iter().find_map(|mark| text.strip_prefix(mark));
+    pattern.is_some_and(is_pattern) || text.eq_ignore_ascii_case("allkeys")
+}
+
+fn is_channel_rule(text: &str) -> bool {
+    text.strip_prefix('&').is_some_and(is_pattern) || text.eq_ignore_ascii_case("allchannels")
+}
+
+/// As the servers have it: no blanks.
+fn is_pattern(pattern: &str) -> bool {
+    let blank = |byte: u8| byte.is_ascii_whitespace() || byte == b'\x0b' || byte == 0;
+    (1..=MOST_PATTERN).contains(&pattern.len()) && !pattern.bytes().any(blank)
 }
 
 /// A role with its patterns compiled.
@@ -366,8 +387,20 @@ mod tests {
     }
 
     #[test]
-    fn a_key_pattern_needs_its_mark() {
-        let conditions = Conditions { db_keys: vec!["app:*".to_owned()], ..Conditions::default() };
-        assert!(conditions.compile().is_err());
+    fn key_and_channel_patterns_have_their_shape() {
+        let keys = |text: &str| {
+            Conditions { db_keys: vec![text.to_owned()], ..Conditions::default() }.compile().is_ok()
+        };
+        let channels = |text: &str| {
+            Conditions { db_channels: vec![text.to_owned()], ..Conditions::default() }.compile().is_ok()
+        };
+        for good in ["~app:*", "%R~app:*", "%W~a", "%RW~a", "allkeys", "~*"] {
+            assert!(keys(good), "{good}");
+        }
+        for bad in ["app:*", "~", "%R~", "%X~a", "~a b", "~a\n", "&a", &format!("~{}", "a".repeat(513))] {
+            assert!(!keys(bad), "{bad}");
+        }
+        assert!(channels("&news.*") && channels("allchannels"));
+        assert!(!channels("news") && !channels("&") && !channels("~a") && !channels("& a"));
     }
 }
