@@ -293,10 +293,10 @@ pub(crate) struct RoleAdd {
     /// Commands, in ACL grammar: +@read,-keys
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     pub(crate) db_commands: Vec<String>,
-    /// Keys: ~app:*
+    /// Keys, in ACL grammar: ~app:*,%R~price:* (docs/ROLES.md)
     #[arg(long, value_delimiter = ',')]
     pub(crate) db_keys: Vec<String>,
-    /// Channels: &news.*
+    /// Channels, in ACL grammar: &news.*
     #[arg(long, value_delimiter = ',')]
     pub(crate) db_channels: Vec<String>,
     /// Longest life of a certificate, such as 8h

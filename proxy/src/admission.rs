@@ -184,20 +184,6 @@ fn granted(
 }
 
 fn compiled(grant: &SessionGrant) -> Result<Gate, Refusal> {
-    if grant.limits_keys() {
-        let role = grant
-            .selectors
-            .iter()
-            .find(|selector| !selector.keys.is_empty() || !selector.channels.is_empty())
-            .map(|selector| &selector.role)
-            .or(grant.denied_keys.first())
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        return Err(Refusal::Unsupported(format!(
-            "role {role} limits keys or channels (db_keys, db_channels), which this version does not enforce \
-             yet, so the session is refused rather than left unlimited: ask for a role without them"
-        )));
-    }
     Gate::compile(grant).map_err(|error| {
         Refusal::Unsupported(format!("{error}; have the role corrected with 'keystile edit role'"))
     })

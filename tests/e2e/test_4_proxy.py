@@ -124,13 +124,52 @@ def test_commands_that_never_pass(world, words):
     sock.close()
 
 
-def test_key_limits_are_refused_until_they_are_enforced(world):
-    """The role checkout limits keys; its workload signs in, and a session under it is refused with the reason."""
+def test_a_role_reaches_its_own_keys_alone(world):
+    """The role checkout limits keys to cart:* and order:*; its workload signs in and works with them, as iam-rw."""
     world.ok("checkout", "login")
     assert {row["name"] for row in world.json("checkout", "db", "ls")} == {"orders", "orders-reader", "carts", "carts-reader"}
-    done = world.run("checkout", "db", "connect", "orders", "--db-user", "iam-rw", "--", "GET", "order:1")
+    done = world.run("checkout", "db", "connect", "orders", "--db-user", "iam-rw", "--", "SET", "order:e2e", "paid")
+    assert done.returncode == 0 and "OK" in done.stdout, done.stdout + done.stderr
+    done = world.run("checkout", "db", "connect", "orders", "--db-user", "iam-rw", "--", "GET", "payroll:1")
     assert done.returncode != 0
-    assert "key" in done.stdout + done.stderr and "checkout" in done.stdout + done.stderr
+    assert "db_keys" in done.stdout + done.stderr and "checkout" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("database", ["orders", "carts"])
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_key_limits_with_a_stock_client(world, database, protocol):
+    world.ok("checkout", "login")
+    shop = world.redis("checkout", database, "iam-rw", protocol=protocol)
+    other = world.redis("alice", database, "iam-rw")
+    other.set("payroll:1", "secret")
+    tag = f"{{e2e{protocol}}}"
+    assert shop.set(f"cart:{tag}:1", "x") and shop.get(f"cart:{tag}:1") == "x"
+    assert shop.mset({f"cart:{tag}:2": "y", f"order:{tag}:2": "z"})
+    pipe = shop.pipeline(transaction=False)
+    for key in (f"cart:{tag}:2", "payroll:1", f"order:{tag}:2"):
+        pipe.get(key)
+    got = pipe.execute(raise_on_error=False)
+    assert got[0] == "y" and got[2] == "z"
+    assert isinstance(got[1], redis.exceptions.NoPermissionError) and "payroll" not in str(got[1]), got
+    for words in (["KEYS", "*"], ["SCAN", "0"], ["DBSIZE"], ["EVAL", "return redis.call('GET', 'payroll:1')", "0"], ["JSON.GET", "cart:1"],
+                  ["COPY", "payroll:1", f"cart:{tag}:3"], ["RENAME", f"cart:{tag}:1", "payroll:2"], ["XREAD", "STREAMS", "payroll:1", "0"],
+                  ["CLIENT", "TRACKING", "ON", "BCAST"], ["SUBSCRIBE", "__keyevent@0__:set"], ["PSUBSCRIBE", "*"], ["FLUSHALL"]):
+        with pytest.raises(redis.exceptions.NoPermissionError) as refused:
+            shop.execute_command(*words)
+        assert "keystile" in str(refused.value), words
+    with pytest.raises(redis.exceptions.ExecAbortError), shop.pipeline(transaction=True) as tx:
+        tx.set(f"cart:{tag}:1", "changed")
+        tx.get("payroll:1")
+        tx.execute()
+    assert shop.get(f"cart:{tag}:1") == "x", "nothing of the transaction was done"
+    value = "v" * (4 << 20)
+    assert shop.set(f"order:{tag}:large", value) and shop.get(f"order:{tag}:large") == value
+    subscriber = shop.pubsub()
+    subscriber.subscribe("e2e:shop")
+    assert until(lambda: subscriber.get_message(timeout=1), 5)["type"] == "subscribe"
+    subscriber.close()
+    shop.delete(*[f"cart:{tag}:{i}" for i in (1, 2)], f"order:{tag}:2", f"order:{tag}:large")
+    other.delete("payroll:1")
 
 
 # -- who and where

@@ -14,9 +14,12 @@ use crate::verbs::users::{joined, value};
 /// Runs `roles …`.
 pub(crate) fn run(context: &Context, verb: Roles) -> Result<(), Failure> {
     match verb {
-        Roles::Ls => {
-            documents::list_rows(context, "role", &["NAME", "DATABASES", "DB USERS", "COMMANDS"], cells)
-        }
+        Roles::Ls => documents::list_rows(
+            context,
+            "role",
+            &["NAME", "DATABASES", "DB USERS", "COMMANDS", "KEYS AND CHANNELS"],
+            cells,
+        ),
         Roles::Add(add) => documents::write(context, &[role(add)?]),
         Roles::Rm { name } => documents::remove_one(context, "role", &name),
     }
@@ -55,11 +58,13 @@ fn cells(document: &Document) -> Vec<String> {
             list => format!("{key}={}", joined(list)),
         })
         .collect();
+    let limits = [joined(&allow["db_keys"]), joined(&allow["db_channels"])];
     vec![
         document.metadata.name.clone(),
         labels.join(" "),
         joined(&allow["db_users"]),
         joined(&allow["db_commands"]),
+        limits.join(" ").trim().to_owned(),
     ]
 }
 

@@ -71,9 +71,9 @@ pub enum Touch<'a> {
     Unseen,
 }
 
-/// What commands touch, by their sort.
+/// What commands touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sort {
+enum Class {
     Nothing,
     Keys,
     Set,
@@ -93,13 +93,13 @@ enum Sort {
 /// Whether a command touches keys, and whether channels, whatever its arguments.
 #[must_use]
 pub fn reach(id: CommandId) -> (bool, bool) {
-    match sort(id) {
-        Sort::Nothing => (false, false),
-        Sort::Keys | Sort::Set | Sort::Bitfield | Sort::Geo | Sort::Sort => (true, false),
-        Sort::Whole(_) | Sort::Tracking => (true, false),
+    match class(id) {
+        Class::Nothing => (false, false),
+        Class::Keys | Class::Set | Class::Bitfield | Class::Geo | Class::Sort => (true, false),
+        Class::Whole(_) | Class::Tracking => (true, false),
         // The channels of keyspace notifications tell keys.
-        Sort::Listen | Sort::ListenPattern | Sort::Script => (true, true),
-        Sort::Publish | Sort::Channels | Sort::ChannelNames => (false, true),
+        Class::Listen | Class::ListenPattern | Class::Script => (true, true),
+        Class::Publish | Class::Channels | Class::ChannelNames => (false, true),
     }
 }
 
@@ -110,27 +110,27 @@ pub fn all_touches<A: Arguments + ?Sized>(
     args: &A,
     mut touch: impl FnMut(Touch<'_>) -> bool,
 ) -> bool {
-    match sort(id) {
-        Sort::Nothing => true,
-        Sort::Keys => keys(id, args, Access::of, &mut touch),
-        Sort::Set => {
+    match class(id) {
+        Class::Nothing => true,
+        Class::Keys => keys(id, args, Access::of, &mut touch),
+        Class::Set => {
             let access = if set_reads(args) { Access::BOTH } else { Access::WRITE };
             keys(id, args, |_| access, &mut touch)
         }
-        Sort::Bitfield => {
+        Class::Bitfield => {
             let access = if bitfield_writes(args) { Access::BOTH } else { Access::READ };
             keys(id, args, |_| access, &mut touch)
         }
-        Sort::Geo => geo(id, args, &mut touch),
-        Sort::Sort => sort_keys(args, &mut touch),
-        Sort::Whole(access) => touch(Touch::AnyKey(access)),
-        Sort::Script => touch(Touch::AnyKey(Access::BOTH)) && touch(Touch::AnyChannel),
-        Sort::Listen => words(args, 1, |channel| touch(Touch::Listen(channel))),
-        Sort::ListenPattern => words(args, 1, |pattern| touch(Touch::ListenPattern(pattern))),
-        Sort::Publish => args.word(1).is_some_and(|channel| touch(Touch::Publish(channel))),
-        Sort::Channels => words(args, 2, |channel| touch(Touch::Listen(channel))),
-        Sort::ChannelNames => touch(Touch::AnyChannel),
-        Sort::Tracking => tracking(args, &mut touch),
+        Class::Geo => geo(id, args, &mut touch),
+        Class::Sort => sort_keys(args, &mut touch),
+        Class::Whole(access) => touch(Touch::AnyKey(access)),
+        Class::Script => touch(Touch::AnyKey(Access::BOTH)) && touch(Touch::AnyChannel),
+        Class::Listen => words(args, 1, |channel| touch(Touch::Listen(channel))),
+        Class::ListenPattern => words(args, 1, |pattern| touch(Touch::ListenPattern(pattern))),
+        Class::Publish => args.word(1).is_some_and(|channel| touch(Touch::Publish(channel))),
+        Class::Channels => words(args, 2, |channel| touch(Touch::Listen(channel))),
+        Class::ChannelNames => touch(Touch::AnyChannel),
+        Class::Tracking => tracking(args, &mut touch),
     }
 }
 
@@ -264,19 +264,19 @@ fn tracking<A: Arguments + ?Sized>(args: &A, touch: &mut impl FnMut(Touch<'_>) -
     prefixes > 0 || touch(Touch::AnyKey(Access::READ))
 }
 
-fn sort(id: CommandId) -> Sort {
-    static TABLE: OnceLock<Box<[Sort; COUNT]>> = OnceLock::new();
+fn class(id: CommandId) -> Class {
+    static TABLE: OnceLock<Box<[Class; COUNT]>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
-        let mut table = Box::new([Sort::Whole(Access::BOTH); COUNT]);
+        let mut table = Box::new([Class::Whole(Access::BOTH); COUNT]);
         for (id, slot) in command::all().zip(table.iter_mut()) {
-            *slot = sort_of(id);
+            *slot = class_of(id);
         }
         table
     });
-    table.get(id.index()).copied().unwrap_or(Sort::Whole(Access::BOTH))
+    table.get(id.index()).copied().unwrap_or(Class::Whole(Access::BOTH))
 }
 
-fn sort_of(id: CommandId) -> Sort {
+fn class_of(id: CommandId) -> Class {
     let own = id.command();
     let special = match own.container {
         None => of_command(own.name),
@@ -284,45 +284,45 @@ fn sort_of(id: CommandId) -> Sort {
     };
     let has_keys = own.keys.iter().any(|spec| !spec.flags.contains(KeyFlags::NOT_KEY));
     match special {
-        Some(sort) => sort,
-        None if has_keys => Sort::Keys,
+        Some(class) => class,
+        None if has_keys => Class::Keys,
         // Alone it is an error.
-        None if own.has_subcommands => Sort::Nothing,
-        None => Sort::Whole(Access::BOTH),
+        None if own.has_subcommands => Class::Nothing,
+        None => Class::Whole(Access::BOTH),
     }
 }
 
-fn of_command(name: &str) -> Option<Sort> {
+fn of_command(name: &str) -> Option<Class> {
     Some(match name {
-        "set" => Sort::Set,
-        "bitfield" => Sort::Bitfield,
-        "georadius" | "georadiusbymember" => Sort::Geo,
-        "sort" | "sort_ro" => Sort::Sort,
-        "eval" | "evalsha" | "eval_ro" | "evalsha_ro" | "fcall" | "fcall_ro" => Sort::Script,
-        "keys" | "scan" | "randomkey" | "dbsize" => Sort::Whole(Access::READ),
-        "flushall" | "flushdb" => Sort::Whole(Access::WRITE),
-        "subscribe" | "ssubscribe" => Sort::Listen,
-        "psubscribe" => Sort::ListenPattern,
-        "publish" | "spublish" => Sort::Publish,
+        "set" => Class::Set,
+        "bitfield" => Class::Bitfield,
+        "georadius" | "georadiusbymember" => Class::Geo,
+        "sort" | "sort_ro" => Class::Sort,
+        "eval" | "evalsha" | "eval_ro" | "evalsha_ro" | "fcall" | "fcall_ro" => Class::Script,
+        "keys" | "scan" | "randomkey" | "dbsize" => Class::Whole(Access::READ),
+        "flushall" | "flushdb" => Class::Whole(Access::WRITE),
+        "subscribe" | "ssubscribe" => Class::Listen,
+        "psubscribe" => Class::ListenPattern,
+        "publish" | "spublish" => Class::Publish,
         // Leaving a channel tells and changes nothing, and the servers allow it to everybody.
-        "unsubscribe" | "punsubscribe" | "sunsubscribe" => Sort::Nothing,
+        "unsubscribe" | "punsubscribe" | "sunsubscribe" => Class::Nothing,
         "asking" | "auth" | "command" | "discard" | "echo" | "exec" | "hello" | "multi" | "ping" | "quit"
         | "readonly" | "readwrite" | "reset" | "select" | "time" | "unwatch" | "wait" | "waitaof"
-        | "info" | "lastsave" | "lolwut" | "role" | "bgrewriteaof" | "bgsave" | "save" => Sort::Nothing,
+        | "info" | "lastsave" | "lolwut" | "role" | "bgrewriteaof" | "bgsave" | "save" => Class::Nothing,
         _ => return None,
     })
 }
 
-fn of_subcommand(container: &str, name: &str) -> Option<Sort> {
+fn of_subcommand(container: &str, name: &str) -> Option<Class> {
     Some(match (container, name) {
-        (_, "help") => Sort::Nothing,
-        ("client", "tracking") => Sort::Tracking,
-        ("client" | "command" | "config" | "latency" | "module", _) => Sort::Nothing,
+        (_, "help") => Class::Nothing,
+        ("client", "tracking") => Class::Tracking,
+        ("client" | "command" | "config" | "latency" | "module", _) => Class::Nothing,
         // They tell what others asked for, keys and values with it.
-        ("slowlog", "get") | ("acl", "log") => Sort::Whole(Access::READ),
-        ("slowlog", "len" | "reset") => Sort::Nothing,
-        ("acl", "cat" | "dryrun" | "genpass" | "getuser" | "list" | "users" | "whoami") => Sort::Nothing,
-        ("cluster", "getkeysinslot" | "countkeysinslot") => Sort::Whole(Access::READ),
+        ("slowlog", "get") | ("acl", "log") => Class::Whole(Access::READ),
+        ("slowlog", "len" | "reset") => Class::Nothing,
+        ("acl", "cat" | "dryrun" | "genpass" | "getuser" | "list" | "users" | "whoami") => Class::Nothing,
+        ("cluster", "getkeysinslot" | "countkeysinslot") => Class::Whole(Access::READ),
         (
             "cluster",
             "info"
@@ -337,12 +337,12 @@ fn of_subcommand(container: &str, name: &str) -> Option<Sort> {
             | "slots"
             | "slot-stats"
             | "count-failure-reports",
-        ) => Sort::Nothing,
-        ("memory", "doctor" | "malloc-stats" | "purge" | "stats") => Sort::Nothing,
-        ("function" | "script", "delete" | "flush" | "load" | "restore") => Sort::Script,
-        ("function" | "script", "dump" | "exists" | "kill" | "list" | "show" | "stats") => Sort::Nothing,
-        ("pubsub", "channels" | "shardchannels" | "numpat") => Sort::ChannelNames,
-        ("pubsub", "numsub" | "shardnumsub") => Sort::Channels,
+        ) => Class::Nothing,
+        ("memory", "doctor" | "malloc-stats" | "purge" | "stats") => Class::Nothing,
+        ("function" | "script", "delete" | "flush" | "load" | "restore") => Class::Script,
+        ("function" | "script", "dump" | "exists" | "kill" | "list" | "show" | "stats") => Class::Nothing,
+        ("pubsub", "channels" | "shardchannels" | "numpat") => Class::ChannelNames,
+        ("pubsub", "numsub" | "shardnumsub") => Class::Channels,
         _ => return None,
     })
 }

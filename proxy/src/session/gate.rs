@@ -1,11 +1,18 @@
-//! What a session may run: the grant's command rules, compiled to two bits for each command.
+//! What a session may run: the grant's rules, compiled.
+//!
+//! Most of it is two bits for each command. Where roles limit keys or channels too, each role stays on its own:
+//! a request passes when a single one permits its command and all that it touches.
 
 use keystile_model::command_rules::{CommandRule, CommandTarget};
 use keystile_model::decide::SessionGrant;
-use keystile_resp::command::{self, COUNT, CommandId, Flags};
+use keystile_resp::command::{self, Arguments, COUNT, CommandId, Flags};
+use keystile_resp::key_rules::{Scope, ScopeError};
+use keystile_resp::request::Request;
 use keystile_resp::rules::{CommandSet, RuleError};
+use keystile_resp::touch::{Touch, all_touches, reach};
 
 use super::special::{Special, special};
+use super::words::Words;
 
 const WORDS: usize = COUNT.div_ceil(64);
 
@@ -27,12 +34,44 @@ impl Bits {
 
 /// A rule of a role that means nothing to this version: nothing is guessed, so the session is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("role {role} has a command rule that this proxy cannot read: {error}")]
-pub struct GateError {
-    /// The role.
-    pub role: String,
-    /// What is wrong.
-    pub error: RuleError,
+pub enum GateError {
+    /// One on commands.
+    #[error("role {role} has a command rule that this proxy cannot read: {error}")]
+    Commands {
+        /// The role.
+        role: String,
+        /// What is wrong.
+        error: RuleError,
+    },
+    /// One on keys or channels.
+    #[error("role {role} has a rule that this proxy cannot read: {error}")]
+    Scope {
+        /// The role.
+        role: String,
+        /// What is wrong.
+        error: ScopeError,
+    },
+}
+
+/// What one role permits, or takes away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    role: String,
+    commands: CommandSet,
+    /// The same for commands that the table does not know; empty is all.
+    rules: Vec<CommandRule>,
+    scope: Scope,
+}
+
+impl Part {
+    /// Whether commands of this reach, to keys and to channels, have to be looked at.
+    fn concerns(&self, (keys, channels): (bool, bool)) -> bool {
+        keys && self.scope.limits_keys() || channels && self.scope.limits_channels()
+    }
+
+    fn is_limited(&self) -> bool {
+        self.concerns((true, true))
+    }
 }
 
 /// The compiled rules of one grant.
@@ -40,18 +79,34 @@ pub struct GateError {
 pub struct Gate {
     allowed: Bits,
     plain: Bits,
+    /// Commands whose keys and channels decide.
+    looks: Bits,
+    /// What each role permits.
+    selectors: Vec<Part>,
     /// Rules of each role for commands that the table does not know.
-    selectors: Vec<Vec<CommandRule>>,
     denied: Vec<Vec<CommandRule>>,
+    /// Keys and channels that roles take away.
+    denials: Vec<Part>,
     limited: bool,
+    scoped: bool,
     /// The roles whose rules these are, for the words of a refusal.
     roles: String,
 }
 
+/// Why a request that its command alone would let pass does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutOfScope {
+    /// The word for the audit: `db_keys` or `db_channels`.
+    pub rule: &'static str,
+    /// The text. No key and no channel is in it.
+    pub why: String,
+}
+
 fn roles(grant: &SessionGrant) -> String {
     let allowing = grant.selectors.iter().map(|selector| selector.role.as_str());
+    let denying = grant.denied_commands.iter().map(|(role, _)| role.as_str());
     let mut names: Vec<&str> =
-        allowing.chain(grant.denied_commands.iter().map(|(role, _)| role.as_str())).collect();
+        allowing.chain(denying).chain(grant.denied_keys.iter().map(|denial| denial.role.as_str())).collect();
     names.dedup();
     format!("{} {}", if names.len() == 1 { "role" } else { "roles" }, names.join(", "))
 }
@@ -62,15 +117,16 @@ impl Gate {
     /// # Errors
     /// [`GateError`] where a rule that takes rights away cannot be understood.
     pub fn compile(grant: &SessionGrant) -> Result<Self, GateError> {
-        let mut allowed = CommandSet::NONE;
-        for selector in &grant.selectors {
-            let own = if selector.commands.is_empty() {
-                CommandSet::ALL
-            } else {
-                compiled(selector.role.as_str(), &selector.commands, false)?
-            };
-            allowed = allowed.union(&own);
-        }
+        let selectors = grant
+            .selectors
+            .iter()
+            .map(|own| part(own.role.as_str(), &own.commands, (&own.keys, &own.channels), false))
+            .collect::<Result<Vec<_>, _>>()?;
+        let denials = grant
+            .denied_keys
+            .iter()
+            .map(|own| part(own.role.as_str(), &own.commands, (&own.keys, &own.channels), true))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut denied = CommandSet::NONE;
         for (role, rules) in &grant.denied_commands {
             denied = denied.union(&compiled(role.as_str(), rules, true)?);
@@ -78,22 +134,38 @@ impl Gate {
         let mut gate = Self {
             allowed: Bits([0; WORDS]),
             plain: Bits([0; WORDS]),
-            selectors: grant.selectors.iter().map(|selector| selector.commands.clone()).collect(),
+            looks: Bits([0; WORDS]),
+            scoped: !denials.is_empty() || selectors.iter().any(Part::is_limited),
+            selectors,
             denied: grant.denied_commands.iter().map(|(_, rules)| rules.clone()).collect(),
+            denials,
             limited: grant.limits_commands(),
             roles: roles(grant),
         };
         for id in command::all() {
-            // As on the server, signing in and leaving need no right.
-            let free = id.command().flags.contains(Flags::NO_AUTH);
-            if free || (allowed.allows(id) && !denied.allows(id)) {
-                gate.allowed.set(id);
-                if special(id) == Special::Plain {
-                    gate.plain.set(id);
-                }
-            }
+            gate.place(id, &denied);
         }
         Ok(gate)
+    }
+
+    fn place(&mut self, id: CommandId, denied: &CommandSet) {
+        // As on the server, signing in and leaving need no right.
+        let free = id.command().flags.contains(Flags::NO_AUTH);
+        let mut permitting = self.selectors.iter().filter(|part| part.commands.allows(id)).peekable();
+        if !free && (permitting.peek().is_none() || denied.allows(id)) {
+            return;
+        }
+        let reach = reach(id);
+        let touches = reach != (false, false);
+        let looks = !free
+            && (permitting.all(|part| part.concerns(reach))
+                || touches && self.denials.iter().any(|part| part.commands.allows(id)));
+        self.allowed.set(id);
+        if looks {
+            self.looks.set(id);
+        } else if special(id) == Special::Plain {
+            self.plain.set(id);
+        }
     }
 
     /// The roles whose rules decide, such as `role analyst` or `roles a, b`.
@@ -109,22 +181,143 @@ impl Gate {
         self.plain.has(id)
     }
 
-    /// Whether a command is allowed.
+    /// Whether a request passes once its keys and channels were looked at, and needs no further look; `buf`
+    /// begins with it.
+    #[must_use]
+    pub fn passes_looked_at(&self, id: CommandId, request: &Request, buf: &[u8]) -> bool {
+        self.looks.has(id) && special(id) == Special::Plain && self.look(id, &Words::of(request, buf)).is_ok()
+    }
+
+    /// Whether a command is allowed, as far as its name decides.
     #[must_use]
     pub fn allows(&self, id: CommandId) -> bool {
         self.allowed.has(id)
     }
 
-    /// Whether a command that the table does not know is allowed, by its name.
+    /// Whether keys or channels are limited: requests then have to be seen.
+    #[inline]
+    #[must_use]
+    pub fn is_scoped(&self) -> bool {
+        self.scoped
+    }
+
+    /// Whether the other one limits the same keys and channels in the same way.
+    #[must_use]
+    pub fn has_scope_of(&self, other: &Self) -> bool {
+        self.selectors == other.selectors && self.denials == other.denials
+    }
+
+    /// Whether a request may touch what it touches; of a command that [`Gate::allows`].
+    ///
+    /// # Errors
+    /// [`OutOfScope`] with the words for the client.
+    pub fn look<A: Arguments + ?Sized>(&self, id: CommandId, args: &A) -> Result<(), OutOfScope> {
+        if !self.looks.has(id) {
+            return Ok(());
+        }
+        for part in self.denials.iter().filter(|part| part.commands.allows(id)) {
+            let mut hit = Touch::Unseen;
+            if !all_touches(id, args, |touch| !seen(&mut hit, touch, part.scope.hits(touch))) {
+                return Err(denied(&part.role, hit));
+            }
+        }
+        let mut failed = None;
+        for part in self.selectors.iter().filter(|part| part.commands.allows(id)) {
+            let mut kind = Touch::Unseen;
+            if all_touches(id, args, |touch| !seen(&mut kind, touch, !part.scope.permits(touch))) {
+                return Ok(());
+            }
+            failed = failed.or(Some(kind));
+        }
+        Err(not_permitted(&self.roles, failed.unwrap_or(Touch::Unseen)))
+    }
+
+    /// Whether a command that the table does not know is allowed, by its name. Where keys or channels are
+    /// limited it is not, for nobody knows what it touches.
     #[must_use]
     pub fn allows_unknown(&self, name: &[u8]) -> bool {
-        if !self.limited {
+        if !self.limited && !self.scoped {
             return true;
         }
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-        self.selectors.iter().any(|rules| rules.is_empty() || names_unknown(rules, &name, false))
+        let among = |rules: &[CommandRule], denying| rules.is_empty() || names_unknown(rules, &name, denying);
+        self.selectors.iter().any(|part| !part.is_limited() && among(&part.rules, false))
             && !self.denied.iter().any(|rules| names_unknown(rules, &name, true))
+            && !self.denials.iter().any(|part| among(&part.rules, true))
     }
+}
+
+/// Notes the sort of what decided, without the bytes.
+fn seen(kind: &mut Touch<'static>, touch: Touch<'_>, decided: bool) -> bool {
+    if decided {
+        *kind = match touch {
+            Touch::Key(_, access) => Touch::Key(b"", access),
+            Touch::KeysFrom(_) => Touch::KeysFrom(b""),
+            Touch::Listen(_) => Touch::Listen(b""),
+            Touch::ListenPattern(_) => Touch::ListenPattern(b""),
+            Touch::Publish(_) => Touch::Publish(b""),
+            Touch::AnyKey(access) => Touch::AnyKey(access),
+            Touch::AnyChannel => Touch::AnyChannel,
+            Touch::Unseen => Touch::Unseen,
+        };
+    }
+    decided
+}
+
+fn rule_of(touch: Touch<'_>) -> &'static str {
+    match touch {
+        Touch::Key(..) | Touch::KeysFrom(_) | Touch::AnyKey(_) | Touch::Unseen => "db_keys",
+        Touch::Listen(_) | Touch::ListenPattern(_) | Touch::Publish(_) | Touch::AnyChannel => "db_channels",
+    }
+}
+
+/// What it is about the request that the rules do not allow.
+fn object(touch: Touch<'_>) -> &'static str {
+    match touch {
+        Touch::Key(..) => "one of its keys",
+        Touch::KeysFrom(_) => "the keys that begin with its prefix",
+        Touch::AnyKey(_) => "it, for it can touch any key",
+        Touch::Unseen => {
+            "it, for its keys cannot be located (they have to stand in the first 1,048,576 bytes of a request)"
+        }
+        Touch::Listen(_) | Touch::Publish(_) => "one of its channels",
+        Touch::ListenPattern(_) => "one of its patterns, which have to be named as they are",
+        Touch::AnyChannel => "it, for it can touch any channel",
+    }
+}
+
+fn not_permitted(roles: &str, touch: Touch<'_>) -> OutOfScope {
+    let rule = rule_of(touch);
+    // Keyspace notifications are channels that tell keys.
+    let why = match touch {
+        Touch::Listen(_) | Touch::ListenPattern(_) => format!(
+            "the db_channels of {roles} do not allow {} (channels of keyspace notifications have to be named \
+             where db_keys limits keys): ask an editor for a role that does",
+            object(touch)
+        ),
+        _ => format!(
+            "the {rule} of {roles} do not allow {}: ask an editor for a role that does",
+            object(touch)
+        ),
+    };
+    OutOfScope { rule, why }
+}
+
+fn denied(role: &str, touch: Touch<'_>) -> OutOfScope {
+    let rule = rule_of(touch);
+    OutOfScope { rule, why: format!("role {role} denies by its {rule} {}: ask an editor", object(touch)) }
+}
+
+fn part(
+    role: &str,
+    rules: &[CommandRule],
+    (keys, channels): (&[String], &[String]),
+    denying: bool,
+) -> Result<Part, GateError> {
+    let commands = if rules.is_empty() { CommandSet::ALL } else { compiled(role, rules, denying)? };
+    let scope =
+        Scope::compile(keys, channels).map_err(|error| GateError::Scope { role: role.to_owned(), error })?;
+    Ok(Part { role: role.to_owned(), commands, rules: rules.to_vec(), scope })
 }
 
 /// An unknown command could be in any category: one that is given says nothing for it in an allow block
@@ -150,74 +343,12 @@ fn compiled(role: &str, rules: &[CommandRule], denying: bool) -> Result<CommandS
             Err(RuleError::UnknownCommand { .. }) => {}
             // What would widen and means nothing widens nothing.
             Err(_) if rule.allow && !denying => {}
-            Err(error) => return Err(GateError { role: role.to_owned(), error }),
+            Err(error) => return Err(GateError::Commands { role: role.to_owned(), error }),
         }
     }
     Ok(set)
 }
 
 #[cfg(test)]
-mod tests {
-    use keystile_model::command_rules::parse_list;
-    use keystile_model::decide::Selector;
-    use keystile_model::name::RoleName;
-    use keystile_model::role::{AuditLevel, LockingMode};
-
-    use super::*;
-
-    fn grant(selectors: &[&str], denied: &[&str]) -> SessionGrant {
-        let role = || RoleName::parse("r").unwrap();
-        SessionGrant {
-            selectors: selectors
-                .iter()
-                .map(|rules| Selector {
-                    role: role(),
-                    commands: parse_list([*rules]).unwrap(),
-                    keys: Vec::new(),
-                    channels: Vec::new(),
-                })
-                .collect(),
-            denied_commands: denied.iter().map(|rules| (role(), parse_list([*rules]).unwrap())).collect(),
-            denied_keys: Vec::new(),
-            max_session_ttl_s: None,
-            client_idle_timeout_s: None,
-            max_connections: None,
-            locking_mode: LockingMode::BestEffort,
-            audit: AuditLevel::Summary,
-        }
-    }
-
-    fn allows(gate: &Gate, name: &str) -> bool {
-        gate.allows(command::find(name.as_bytes()).unwrap())
-    }
-
-    #[test]
-    fn any_selector_permits_and_a_denial_wins() {
-        let gate = Gate::compile(&grant(&["+@read", "+set"], &["+mget"])).unwrap();
-        assert!(allows(&gate, "get") && allows(&gate, "set"));
-        assert!(!allows(&gate, "mget") && !allows(&gate, "del"));
-        assert!(allows(&gate, "hello") && allows(&gate, "auth"), "signing in needs no right");
-        assert!(gate.passes(command::find(b"get").unwrap()) && !gate.passes(command::find(b"auth").unwrap()));
-    }
-
-    #[test]
-    fn unknown_commands_go_by_name() {
-        let open = Gate::compile(&grant(&[""], &[])).unwrap();
-        assert!(open.allows_unknown(b"json.get"));
-        let named = Gate::compile(&grant(&["+@read +json.get"], &[])).unwrap();
-        assert!(named.allows_unknown(b"JSON.GET") && !named.allows_unknown(b"json.set"));
-        let sub = Gate::compile(&grant(&["+@read +client|info"], &[])).unwrap();
-        assert!(!sub.allows_unknown(b"client"), "an unknown subcommand of CLIENT");
-        let less = Gate::compile(&grant(&["+@all -@dangerous"], &[])).unwrap();
-        assert!(!less.allows_unknown(b"json.get"));
-        let denied = Gate::compile(&grant(&[""], &["+@write"])).unwrap();
-        assert!(!denied.allows_unknown(b"json.get"));
-    }
-
-    #[test]
-    fn a_denial_that_cannot_be_read_refuses() {
-        assert!(Gate::compile(&grant(&["+@all -@nonsense"], &[])).is_err());
-        assert!(Gate::compile(&grant(&[""], &["+@nonsense"])).is_err());
-        assert!(Gate::compile(&grant(&["+@nonsense +get"], &[])).is_ok());
-    }
-}
+#[path = "gate_tests.rs"]
+mod tests;

@@ -11,6 +11,7 @@ use keystile_resp::request::Request;
 use super::expected::{Label, UNKNOWN};
 use super::gate::Gate;
 use super::special::{Special, is_kept_config, special, unknown_refusal};
+use super::words::Words;
 use crate::audit::redact;
 
 /// Longest name of a channel: its confirmation must be seen whole to be counted.
@@ -120,6 +121,9 @@ fn known(
         );
         return Err(Refused::new(Some(id), "NOPERM", "db_commands", text));
     }
+    if let Err(outside) = circumstances.gate.look(id, &Words::of(request, buf)) {
+        return Err(Refused::new(Some(id), "NOPERM", outside.rule, outside.why));
+    }
     if circumstances.streamed && kind != Special::Plain && kind != Special::Watch {
         return refuse("ERR", "too long", "its arguments are too long");
     }
@@ -162,7 +166,7 @@ fn unknown(request: &Request, buf: &[u8], circumstances: Circumstances<'_>) -> R
     if !circumstances.gate.allows_unknown(&name) {
         let text = format!(
             "the db_commands of {} do not allow it on this database, and Keystile does not know it: a role \
-             has to name it",
+             has to name it, and must not limit keys or channels",
             circumstances.gate.roles()
         );
         return Err(Refused::new(None, "NOPERM", "db_commands", text));

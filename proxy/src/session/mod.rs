@@ -19,6 +19,7 @@ mod records;
 mod replies;
 mod requests;
 pub mod special;
+pub mod words;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -40,6 +41,8 @@ use leg::Leg;
 
 /// A request of up to this many bytes is seen whole; a longer one streams through.
 const WHOLE_REQUEST: usize = 16 * 1024;
+/// The same where roles limit keys and those of the request were not seen yet; beyond it, it is refused.
+const WHOLE_SCOPED_REQUEST: usize = 1024 * 1024;
 /// Bytes of our own answers that may wait behind the server's before the client is read no further.
 const LOCAL_BACKLOG: usize = 1024 * 1024;
 /// A thread's buffer that grew beyond this is given back.
@@ -223,7 +226,7 @@ impl Session {
     /// would hold a place of that size for as long as the session lives.
     #[must_use]
     pub fn new(parts: Parts) -> Box<Self> {
-        let limits = request::Limits { whole: WHOLE_REQUEST, ..request::Limits::SIGNED_IN };
+        let limits = limits(&parts.gate);
         Box::new(Self {
             client: parts.client,
             server: parts.server,
@@ -332,6 +335,12 @@ impl Session {
             self.journal.summarise();
         }
         if let Some(gate) = orders.gate {
+            if gate.is_scoped() && self.subscribed != [0; 3] && !gate.has_scope_of(&self.gate) {
+                // Which channels it hears was allowed by the old rules, and is not remembered.
+                let text = "the rules on keys and channels have changed: connect again".to_owned();
+                return Some(End::Cut(Cut { kind: handle::CutKind::Denied, text }));
+            }
+            self.requests.set_limits(limits(&gate));
             self.gate = gate;
         }
         if orders.sign_in {
@@ -461,6 +470,11 @@ impl Session {
         }
         let _ = self.client.write(&words);
     }
+}
+
+fn limits(gate: &Gate) -> request::Limits {
+    let whole = if gate.is_scoped() { WHOLE_SCOPED_REQUEST } else { WHOLE_REQUEST };
+    request::Limits { whole, ..request::Limits::SIGNED_IN }
 }
 
 /// Takes the buffer to work in: what is held, or the thread's own. The second part tells which.

@@ -10,7 +10,7 @@ use keystile_resp::request::{Request, RequestError, Step};
 use super::expected::{Expect, Label, Topic, UNKNOWN};
 use super::judge::{Circumstances, Judgement, Refused, judge, label_of, named};
 use super::special::{Special, c_string, special};
-use super::{End, Replying, Session, Standing, give_back, take_buffer};
+use super::{End, Replying, Session, Standing, WHOLE_REQUEST, give_back, take_buffer};
 use crate::audit::redact;
 
 /// A command that no server knows. In a transaction it is sent in place of a refused command: the server
@@ -62,7 +62,7 @@ impl Session {
         let mut run = 0;
         while at < buf.len() && !self.hold && self.finishing.is_none() {
             let rest = &buf[at..];
-            match self.requests.scan(rest) {
+            match self.next_step(rest) {
                 Ok(Step::NeedMore) => break,
                 Ok(Step::Empty { len }) => at += len,
                 Ok(Step::Request(request)) => {
@@ -112,11 +112,28 @@ impl Session {
         Ok(at)
     }
 
+    #[inline]
+    fn next_step(&mut self, rest: &[u8]) -> Result<Step, RequestError> {
+        let step = self.requests.scan(rest)?;
+        if step == Step::NeedMore && self.gate.is_scoped() && rest.len() > WHOLE_REQUEST {
+            return Ok(self.begin_early(rest).map_or(step, Step::Head));
+        }
+        Ok(step)
+    }
+
+    /// Under limits on keys a long request waits until its keys were seen, and then no longer.
+    fn begin_early(&mut self, rest: &[u8]) -> Option<Request> {
+        let pending = self.requests.pending()?;
+        let id = named(pending, rest)?;
+        let passes = self.gate.passes(id) || self.gate.passes_looked_at(id, pending, rest);
+        if passes { self.requests.stream() } else { None }
+    }
+
     /// The common path: a command that the rules allow and that is nothing special.
     #[inline]
     fn passes(&mut self, request: &Request, buf: &[u8]) -> bool {
         let Some(id) = named(request, buf) else { return false };
-        if !self.gate.passes(id) || !self.is_admitted() {
+        if !(self.gate.passes(id) || self.gate.passes_looked_at(id, request, buf)) || !self.is_admitted() {
             return false;
         }
         let label = label_of(Some(id));

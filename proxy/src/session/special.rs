@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+pub use keystile_resp::command::c_string;
 use keystile_resp::command::{self, COUNT, CommandId};
 
 use super::expected::Topic;
@@ -76,11 +77,6 @@ const CONFIG_KEPT: [&str; 22] = [
 #[inline]
 pub fn special(id: CommandId) -> Special {
     table().get(id.index()).copied().unwrap_or(Special::Plain)
-}
-
-/// A word as servers compare it: they take it for a C string, so nothing behind a NUL byte counts.
-pub fn c_string(word: &[u8]) -> &[u8] {
-    word.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// Whether `CONFIG SET` of this parameter stays away from the server.

@@ -169,11 +169,20 @@ impl Valkey {
     }
 }
 
+/// The built Valkey, or what the machine has; with the folder of its libraries.
+pub fn valkey_server() -> Command {
+    let built = packages().join("bin/valkey-server");
+    let mut command = Command::new(if built.exists() { built } else { PathBuf::from("valkey-server") });
+    let libraries = packages().join("lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    command.env("LD_LIBRARY_PATH", libraries);
+    command
+}
+
 fn packages() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/local/pkgs/usr")
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -204,16 +213,11 @@ pub fn start_valkey_with(dir: &std::path::Path, lines: &str) -> Valkey {
         dir.display()
     );
     std::fs::write(dir.join("valkey.conf"), config).unwrap();
-    let built = packages().join("bin/valkey-server");
-    let program = if built.exists() { built } else { PathBuf::from("valkey-server") };
-    let child = Command::new(&program)
+    let child = valkey_server()
         .arg(dir.join("valkey.conf"))
-        .env("LD_LIBRARY_PATH", packages().join("lib").join(format!("{}-linux-gnu", std::env::consts::ARCH)))
         .stdout(Stdio::null())
         .spawn()
-        .unwrap_or_else(|error| {
-            panic!("{}: {error}; run `make up` once: it fetches Valkey", program.display())
-        });
+        .unwrap_or_else(|error| panic!("valkey-server: {error}; run `make up` once: it fetches Valkey"));
     let valkey = Valkey { child, port };
     for _ in 0..200 {
         if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {

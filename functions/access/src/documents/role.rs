@@ -62,11 +62,6 @@ fn remark(body: &RoleSpec, warnings: &mut Vec<String>) -> Result<(), Failure> {
     if body.allow.db_users.iter().any(|text| text.contains("{{")) {
         warnings.push("allow.db_users: templates are not filled in yet and match nobody".to_owned());
     }
-    if !body.allow.db_keys.is_empty() || !body.allow.db_channels.is_empty() {
-        warnings.push(
-            "db_keys and db_channels are not enforced yet: sessions under this role are refused".to_owned(),
-        );
-    }
     if body.allow.request.is_some() || body.deny.request.is_some() {
         warnings.push("request is kept and has no effect yet".to_owned());
     }
