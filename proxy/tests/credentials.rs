@@ -131,6 +131,19 @@ fn no_authentication_only_where_it_was_asked_for() {
 }
 
 #[test]
+fn a_client_may_bring_the_shared_token_itself() {
+    run(async {
+        let world = World::start(&[]).await;
+        let (_valkey, _) = add(&world, "legacy", "requirepass one", CacheAuth::PassThrough).await;
+        let mut bob = world.routed("bob", "legacy", "default").await;
+        assert!(bob.ask("PING").await.starts_with("-NOAUTH keystile"));
+        assert!(bob.ask("AUTH two").await.starts_with("-WRONGPASS"));
+        bob.send("AUTH one\r\nACL WHOAMI\r\nAUTH default one\r\n").await;
+        assert_eq!(bob.lines(4).await, ["+OK", "$7", "default", "+OK"]);
+    });
+}
+
+#[test]
 fn a_cache_without_a_password_takes_no_shared_token() {
     run(async {
         let world = World::start(&[]).await;

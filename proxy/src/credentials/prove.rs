@@ -255,16 +255,21 @@ impl Task {
         passwords: &Passwords,
         networks: &[String],
     ) -> (LoginOutcome, LoginOutcome) {
-        let dialer = &self.shared.dialer;
-        let mut outcomes = [LoginOutcome::Untried; 2];
-        let Ok(mut leg) = dialer.open(node, networks).await else {
-            return (LoginOutcome::Unreachable, LoginOutcome::Unreachable);
+        // A connection each: a server may close after a refusal.
+        let one = async |password: Option<&Password>| {
+            let Some(password) = password else { return LoginOutcome::Untried };
+            let dialer = &self.shared.dialer;
+            match dialer.open(node, networks).await {
+                Ok(mut leg) => dialer.log_in_on(&mut leg, db_user, &password.value).await,
+                Err(_) => LoginOutcome::Unreachable,
+            }
         };
-        for (outcome, password) in outcomes.iter_mut().zip([&passwords.pending, &passwords.current]) {
-            let Some(password) = password else { continue };
-            *outcome = dialer.log_in_on(&mut leg, db_user, &password.value).await;
-        }
-        let [pending, current] = outcomes;
+        let pending = one(passwords.pending.as_ref()).await;
+        // What cannot be reached is not waited for twice.
+        let current = match pending {
+            LoginOutcome::Unreachable => LoginOutcome::Untried,
+            _ => one(passwords.current.as_ref()).await,
+        };
         (pending, current)
     }
 

@@ -35,7 +35,12 @@ impl Session {
                     return Answer::Local(error("ERR keystile:", &text));
                 }
                 let mut request = Vec::new();
-                encode::request(&mut request, &[b"AUTH", self.db_user().as_bytes(), password]);
+                // Servers before version 6 know no other form, and no other user.
+                if credentials.user.is_none() && self.db_user() == "default" {
+                    encode::request(&mut request, &[b"AUTH".as_slice(), password]);
+                } else {
+                    encode::request(&mut request, &[b"AUTH", self.db_user().as_bytes(), password]);
+                }
                 Answer::Forward(request)
             }
             _ => Answer::Local(b"+OK\r\n".to_vec()),

@@ -50,6 +50,8 @@ impl Dialer {
                 continue;
             }
             self.metrics.passwords_retried.add(word);
+            // A server may close after a refusal.
+            leg = self.open(database, static_networks).await?;
             answer = self.try_on(&mut leg, Some(db_user), &next.value).await;
             tried.push(next.version);
         }

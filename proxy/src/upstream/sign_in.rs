@@ -97,6 +97,7 @@ impl Dialer {
             let fresh = self.shared_token(database, secret, Some(tried)).await?;
             if fresh.id != known.id {
                 self.metrics.passwords_retried.add("fresh");
+                leg = self.open(database, static_networks).await?;
                 answer = self.try_on(&mut leg, None, &bare(&fresh)).await;
             }
         }

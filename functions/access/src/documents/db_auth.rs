@@ -16,7 +16,7 @@ pub(super) fn read(
 ) -> Result<Entity, Failure> {
     let name = DatabaseName::parse(document.metadata.name).map_err(|e| named(&e))?;
     let body: DatabaseAuthSpec = spec(document.spec)?;
-    let database = reading.policy.database(name.as_str()).ok_or_else(|| {
+    let database = reading.policy.database_or_alias(name.as_str()).ok_or_else(|| {
         Failure::not_found(format!("there is no database {name}"))
             .why("neither discovery nor an editor's document knows it")
             .next("keystile get db")
@@ -27,7 +27,7 @@ pub(super) fn read(
             Ok(Entity::StaticDatabase(Box::new(Database { auth: body.auth, ..(**database).clone() })))
         }
         Some(arn) => Ok(Entity::DatabaseAuth(DatabaseAuth {
-            database: name,
+            database: database.name.clone(),
             arn: arn.clone(),
             endpoint_type: database.endpoint_type,
             auth: body.auth,
