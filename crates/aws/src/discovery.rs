@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use aws_sdk_sts::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use keystile_model::arn::Arn;
-use keystile_model::cloud::{Cloud, CloudError, List, Page, Place, Tags};
+use keystile_model::cloud::{Cloud, CloudError, List, Page, Place, Record, Tags};
 
 use crate::config::AwsConfig;
 use crate::credentials::{CredentialProblem, problem_within};
@@ -87,6 +87,21 @@ impl Cloud for AwsCloud {
             elasticache::tags_of(&clients.elasticache, arn).await
         }
     }
+}
+
+/// One page out of the answer to a list: its items as records, and where the next page begins.
+pub(crate) fn page_of<A, T, E, R>(
+    list: &List,
+    answer: Result<A, SdkError<E, R>>,
+    parts: impl FnOnce(A) -> (Option<Vec<T>>, Option<String>),
+    record: impl FnMut(T) -> Record,
+) -> Result<Page, CloudError>
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+    R: std::fmt::Debug + 'static,
+{
+    let (items, next) = parts(answer.map_err(|error| reason(list.action(), &error))?);
+    Ok(Page { records: items.unwrap_or_default().into_iter().map(record).collect(), next })
 }
 
 /// The reason of a failed call: permission errors name the action.

@@ -9,7 +9,7 @@ use keystile_model::cloud::{
 use keystile_model::database::{DatabaseKind, Endpoint, Node};
 use keystile_model::db_user::{DbUserAuth, DbUserService};
 
-use crate::discovery::reason;
+use crate::discovery::{page_of, reason};
 
 /// The largest page of the lists that page by marker.
 const MAX_RECORDS: i32 = 100;
@@ -30,15 +30,13 @@ pub(crate) async fn page(client: &Client, list: &List, token: Option<&str>) -> R
 }
 
 async fn replication_groups(client: &Client, token: Option<String>) -> Result<Page, CloudError> {
-    let answer = client
-        .describe_replication_groups()
-        .max_records(MAX_RECORDS)
-        .set_marker(token)
-        .send()
-        .await
-        .map_err(|error| reason(List::ReplicationGroups.action(), &error))?;
-    let records = answer.replication_groups.unwrap_or_default().into_iter().map(group);
-    Ok(Page { records: records.map(|r| Record::Cache(Box::new(r))).collect(), next: answer.marker })
+    let answer = client.describe_replication_groups().max_records(MAX_RECORDS).set_marker(token).send().await;
+    page_of(
+        &List::ReplicationGroups,
+        answer,
+        |answer| (answer.replication_groups, answer.marker),
+        |found| Record::Cache(Box::new(group(found))),
+    )
 }
 
 async fn cache_clusters(client: &Client, token: Option<String>) -> Result<Page, CloudError> {
@@ -48,67 +46,63 @@ async fn cache_clusters(client: &Client, token: Option<String>) -> Result<Page, 
         .show_cache_node_info(true)
         .set_marker(token)
         .send()
-        .await
-        .map_err(|error| reason(List::CacheClusters.action(), &error))?;
-    let records = answer.cache_clusters.unwrap_or_default().into_iter().map(|c| Record::Member(member(c)));
-    Ok(Page { records: records.collect(), next: answer.marker })
+        .await;
+    page_of(
+        &List::CacheClusters,
+        answer,
+        |answer| (answer.cache_clusters, answer.marker),
+        |c| Record::Member(member(c)),
+    )
 }
 
 async fn serverless_caches(client: &Client, token: Option<String>) -> Result<Page, CloudError> {
-    let answer = client
-        .describe_serverless_caches()
-        .max_results(MAX_SERVERLESS)
-        .set_next_token(token)
-        .send()
-        .await
-        .map_err(|error| reason(List::ServerlessCaches.action(), &error))?;
-    let records = answer.serverless_caches.unwrap_or_default().into_iter().map(serverless);
-    Ok(Page { records: records.map(|r| Record::Cache(Box::new(r))).collect(), next: answer.next_token })
+    let answer =
+        client.describe_serverless_caches().max_results(MAX_SERVERLESS).set_next_token(token).send().await;
+    page_of(
+        &List::ServerlessCaches,
+        answer,
+        |answer| (answer.serverless_caches, answer.next_token),
+        |found| Record::Cache(Box::new(serverless(found))),
+    )
 }
 
 async fn users(client: &Client, token: Option<String>) -> Result<Page, CloudError> {
-    let answer = client
-        .describe_users()
-        .max_records(MAX_RECORDS)
-        .set_marker(token)
-        .send()
-        .await
-        .map_err(|error| reason(List::ElasticacheUsers.action(), &error))?;
-    let records = answer.users.unwrap_or_default().into_iter().map(|u| Record::User(user(u)));
-    Ok(Page { records: records.collect(), next: answer.marker })
+    let answer = client.describe_users().max_records(MAX_RECORDS).set_marker(token).send().await;
+    page_of(
+        &List::ElasticacheUsers,
+        answer,
+        |answer| (answer.users, answer.marker),
+        |u| Record::User(user(u)),
+    )
 }
 
 async fn user_groups(client: &Client, token: Option<String>) -> Result<Page, CloudError> {
-    let answer = client
-        .describe_user_groups()
-        .max_records(MAX_RECORDS)
-        .set_marker(token)
-        .send()
-        .await
-        .map_err(|error| reason(List::ElasticacheUserGroups.action(), &error))?;
-    let records = answer.user_groups.unwrap_or_default().into_iter().map(|group| {
-        Record::Group(GroupRecord {
-            id: group.user_group_id.unwrap_or_default(),
-            users: group.user_ids.unwrap_or_default().into_iter().collect(),
-        })
-    });
-    Ok(Page { records: records.collect(), next: answer.marker })
+    let answer = client.describe_user_groups().max_records(MAX_RECORDS).set_marker(token).send().await;
+    page_of(
+        &List::ElasticacheUserGroups,
+        answer,
+        |answer| (answer.user_groups, answer.marker),
+        |group| {
+            Record::Group(GroupRecord {
+                id: group.user_group_id.unwrap_or_default(),
+                users: group.user_ids.unwrap_or_default().into_iter().collect(),
+            })
+        },
+    )
 }
 
 async fn subnet_groups(client: &Client, token: Option<String>) -> Result<Page, CloudError> {
-    let answer = client
-        .describe_cache_subnet_groups()
-        .max_records(MAX_RECORDS)
-        .set_marker(token)
-        .send()
-        .await
-        .map_err(|error| reason(List::ElasticacheSubnetGroups.action(), &error))?;
-    let records =
-        answer.cache_subnet_groups.unwrap_or_default().into_iter().map(|group| Record::SubnetGroup {
+    let answer =
+        client.describe_cache_subnet_groups().max_records(MAX_RECORDS).set_marker(token).send().await;
+    page_of(
+        &List::ElasticacheSubnetGroups,
+        answer,
+        |answer| (answer.cache_subnet_groups, answer.marker),
+        |group| Record::SubnetGroup {
             name: group.cache_subnet_group_name.unwrap_or_default(),
             vpc_id: group.vpc_id.unwrap_or_default(),
-        });
-    Ok(Page { records: records.collect(), next: answer.marker })
+        },
+    )
 }
 
 /// Tags of one resource.

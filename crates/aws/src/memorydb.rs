@@ -7,7 +7,7 @@ use keystile_model::cloud::{CacheRecord, CloudError, GroupRecord, List, Page, Re
 use keystile_model::database::{DatabaseKind, Endpoint, Node};
 use keystile_model::db_user::{DbUserAuth, DbUserService};
 
-use crate::discovery::reason;
+use crate::discovery::{page_of, reason};
 use crate::elasticache::slots;
 
 /// The largest page.
@@ -32,54 +32,51 @@ async fn clusters(client: &Client, token: Option<String>) -> Result<Page, CloudE
         .show_shard_details(true)
         .set_next_token(token)
         .send()
-        .await
-        .map_err(|error| reason(List::MemorydbClusters.action(), &error))?;
-    let records = answer.clusters.unwrap_or_default().into_iter().map(cluster);
-    Ok(Page { records: records.map(|r| Record::Cache(Box::new(r))).collect(), next: answer.next_token })
+        .await;
+    page_of(
+        &List::MemorydbClusters,
+        answer,
+        |answer| (answer.clusters, answer.next_token),
+        |found| Record::Cache(Box::new(cluster(found))),
+    )
 }
 
 async fn users(client: &Client, token: Option<String>) -> Result<Page, CloudError> {
-    let answer = client
-        .describe_users()
-        .max_results(MAX_RESULTS)
-        .set_next_token(token)
-        .send()
-        .await
-        .map_err(|error| reason(List::MemorydbUsers.action(), &error))?;
-    let records = answer.users.unwrap_or_default().into_iter().map(|u| Record::User(user(u)));
-    Ok(Page { records: records.collect(), next: answer.next_token })
+    let answer = client.describe_users().max_results(MAX_RESULTS).set_next_token(token).send().await;
+    page_of(
+        &List::MemorydbUsers,
+        answer,
+        |answer| (answer.users, answer.next_token),
+        |u| Record::User(user(u)),
+    )
 }
 
 async fn acls(client: &Client, token: Option<String>) -> Result<Page, CloudError> {
-    let answer = client
-        .describe_acls()
-        .max_results(MAX_RESULTS)
-        .set_next_token(token)
-        .send()
-        .await
-        .map_err(|error| reason(List::MemorydbAcls.action(), &error))?;
-    let records = answer.acls.unwrap_or_default().into_iter().map(|acl| {
-        Record::Group(GroupRecord {
-            id: acl.name.unwrap_or_default(),
-            users: acl.user_names.unwrap_or_default().into_iter().collect(),
-        })
-    });
-    Ok(Page { records: records.collect(), next: answer.next_token })
+    let answer = client.describe_acls().max_results(MAX_RESULTS).set_next_token(token).send().await;
+    page_of(
+        &List::MemorydbAcls,
+        answer,
+        |answer| (answer.acls, answer.next_token),
+        |acl| {
+            Record::Group(GroupRecord {
+                id: acl.name.unwrap_or_default(),
+                users: acl.user_names.unwrap_or_default().into_iter().collect(),
+            })
+        },
+    )
 }
 
 async fn subnet_groups(client: &Client, token: Option<String>) -> Result<Page, CloudError> {
-    let answer = client
-        .describe_subnet_groups()
-        .max_results(MAX_RESULTS)
-        .set_next_token(token)
-        .send()
-        .await
-        .map_err(|error| reason(List::MemorydbSubnetGroups.action(), &error))?;
-    let records = answer.subnet_groups.unwrap_or_default().into_iter().map(|group| Record::SubnetGroup {
-        name: group.name.unwrap_or_default(),
-        vpc_id: group.vpc_id.unwrap_or_default(),
-    });
-    Ok(Page { records: records.collect(), next: answer.next_token })
+    let answer = client.describe_subnet_groups().max_results(MAX_RESULTS).set_next_token(token).send().await;
+    page_of(
+        &List::MemorydbSubnetGroups,
+        answer,
+        |answer| (answer.subnet_groups, answer.next_token),
+        |group| Record::SubnetGroup {
+            name: group.name.unwrap_or_default(),
+            vpc_id: group.vpc_id.unwrap_or_default(),
+        },
+    )
 }
 
 /// Tags of one resource.
