@@ -18,6 +18,7 @@ use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::outbox::Outbox;
 use super::records::{Records, Task};
 
 /// Bytes that one read of the socket may bring: two TLS records.
@@ -40,9 +41,8 @@ pub struct Leg {
     held: Vec<u8>,
     /// Plaintext that nobody has asked for.
     early: Vec<u8>,
-    /// What waits for the socket, from `sent` on.
-    out: Vec<u8>,
-    sent: usize,
+    /// What waits for the socket.
+    out: Outbox,
     ended: bool,
     /// TLS has failed: it must not be asked again.
     broken: bool,
@@ -107,7 +107,7 @@ impl Leg {
 
     fn new(tcp: TcpStream, tls: Records) -> Self {
         let (held, early, out) = Default::default();
-        Self { tcp, tls, server_name: None, held, early, out, sent: 0, ended: false, broken: false }
+        Self { tcp, tls, server_name: None, held, early, out, ended: false, broken: false }
     }
 
     async fn shake_hands(&mut self) -> io::Result<()> {
@@ -179,16 +179,12 @@ impl Leg {
 
     /// Sends what waits. `Pending` while the peer does not take it.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.out.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        while let Some(rest @ [_, ..]) = self.out.get(self.sent..) {
-            match ready!(Pin::new(&mut self.tcp).poll_write(cx, rest))? {
+        while !self.out.is_empty() {
+            match ready!(Pin::new(&mut self.tcp).poll_write(cx, self.out.rest()))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                length => self.sent += length,
+                length => self.out.took(length),
             }
         }
-        (self.out, self.sent) = (Vec::new(), 0);
         Poll::Ready(Ok(()))
     }
 

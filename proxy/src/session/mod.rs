@@ -15,6 +15,7 @@ pub mod handle;
 pub mod journal;
 pub mod judge;
 pub mod leg;
+mod outbox;
 mod records;
 mod replies;
 mod requests;

@@ -10,6 +10,8 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
 };
 
+use super::outbox::Outbox;
+
 /// Plaintext of a record, at most.
 const RECORD: usize = 16 * 1024;
 /// What a record adds to it, at most: header, nonce, type and tag, rounded up.
@@ -63,7 +65,7 @@ impl Records {
         &mut self,
         sealed: &mut [u8],
         plain: &mut Vec<u8>,
-        out: &mut Vec<u8>,
+        out: &mut Outbox,
         task: Option<Task<'_>>,
     ) -> Result<Look, Error> {
         let mut look = Look { taken: 0, closed: false, done: false };
@@ -95,7 +97,7 @@ impl Records {
     }
 
     /// The alert that goes with an error waits in front of all else.
-    fn alert(&mut self, rest: &mut [u8], out: &mut Vec<u8>) {
+    fn alert(&mut self, rest: &mut [u8], out: &mut Outbox) {
         let mut waste = Vec::new();
         let _ = match self {
             Self::Client(tls) => step(tls.process_tls_records(rest), &mut waste, out, None),
@@ -107,7 +109,7 @@ impl Records {
 fn step<D>(
     status: UnbufferedStatus<'_, '_, D>,
     plain: &mut Vec<u8>,
-    out: &mut Vec<u8>,
+    out: &mut Outbox,
     task: Option<Task<'_>>,
 ) -> (usize, Result<Next, Error>) {
     let UnbufferedStatus { mut discard, state } = status;
@@ -140,30 +142,29 @@ fn step<D>(
     (discard, next)
 }
 
-fn encode<D>(data: &mut EncodeTlsData<'_, D>, out: &mut Vec<u8>) -> Result<Next, Error> {
+fn encode<D>(data: &mut EncodeTlsData<'_, D>, out: &mut Outbox) -> Result<Next, Error> {
     let fault = |error: EncodeError| Error::General(error.to_string());
     let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) else { return Ok(Next::Again) };
-    let at = out.len();
-    data.encode(space(out, at, size.required_size)).map_err(fault)?;
+    let length = data.encode(out.room(size.required_size)).map_err(fault)?;
+    out.put(length);
     Ok(Next::Again)
 }
 
-fn carry_out<D>(task: Task<'_>, traffic: &mut WriteTraffic<'_, D>, out: &mut Vec<u8>) -> Result<Next, Error> {
-    let at = out.len();
+fn carry_out<D>(task: Task<'_>, traffic: &mut WriteTraffic<'_, D>, out: &mut Outbox) -> Result<Next, Error> {
     let bytes = match task {
         Task::Write(bytes) => bytes.len(),
         Task::Close => 0,
     };
     let mut room = bytes + OVERHEAD * (bytes / RECORD + 2);
     loop {
-        let space = space(out, at, room);
+        let space = out.room(room);
         let sealed = match task {
             Task::Write(bytes) => traffic.encrypt(bytes, space),
             Task::Close => traffic.queue_close_notify(space),
         };
         match sealed {
             Ok(length) => {
-                out.truncate(at + length);
+                out.put(length);
                 return Ok(Next::Done);
             }
             // A key update that waited goes out first.
@@ -171,20 +172,9 @@ fn carry_out<D>(task: Task<'_>, traffic: &mut WriteTraffic<'_, D>, out: &mut Vec
                 room = size.required_size;
             }
             Err(_) => {
-                out.truncate(at);
+                out.put(0);
                 return Err(Error::EncryptError);
             }
         }
     }
-}
-
-/// So many bytes to write to, behind the first `at` of `out`.
-fn space(out: &mut Vec<u8>, at: usize, room: usize) -> &mut [u8] {
-    if out.is_empty() {
-        // The common case, and the allocator has zeros ready.
-        *out = vec![0; room];
-    } else {
-        out.resize(at + room, 0);
-    }
-    out.get_mut(at..).unwrap_or_default()
 }
