@@ -5,6 +5,8 @@ import json
 import pytest
 import yaml
 
+from conftest import until
+
 HOME, SECOND = "123456789012", "210987654321"
 EXPECTED = {
     "orders", "orders-reader", "sessions", "carts", "carts-reader", "ledger",
@@ -163,3 +165,65 @@ def test_a_user_that_is_new_is_known_after_a_run(world):
     by_arn = {user["metadata"]["name"]: user["spec"] for user in found}
     managed = by_arn["arn:aws:elasticache:us-east-1:123456789012:user:managed-app"]
     assert managed["managed"] and managed["auth"] == "password" and "keystile" in managed["groups"]
+
+
+ABROAD = "orders-elasticache-eu-west-1-210987654321"
+
+
+@pytest.fixture
+def behind_a_hub(world, tmp_path):
+    """The second account's matcher goes through the hub, to a role that trusts nobody else; then as before."""
+    before = yaml.safe_load(world.ok("alice", "get", "matcher/second", "--format", "yaml"))
+    before = before[0] if isinstance(before, list) else before
+    through = {"assume_role_arn": "arn:aws:iam::123456789012:role/keystile-hub"}
+    file = tmp_path / "second.yaml"
+
+    def write(**spec):
+        file.write_text(yaml.safe_dump({**before, "spec": {**before["spec"], **spec}}))
+        world.ok("alice", "create", "-f", file)
+
+    write(assume_role_arn="arn:aws:iam::210987654321:role/keystile-spoke", through=through)
+    yield write
+    file.write_text(yaml.safe_dump(before))
+    world.ok("alice", "create", "-f", file)
+    world.discover()
+    assert set(databases(world)) == EXPECTED
+
+
+def test_an_account_behind_a_hub(world, behind_a_hub):
+    world.forget_calls()
+    report = world.json("alice", "discover", "run")
+    assert not names(report, "remove") and all(scope["complete"] for scope in report["scopes"]), report
+    assumed = [(call["caller"].split(":")[-1], call["status"]) for call in world.calls() if call["operation"] == "AssumeRole"]
+    assert ("assumed-role/keystile-hub/keystile-discover", 200) in assumed, assumed
+    label = world.json("alice", "db", "show", ABROAD)
+    assert label["account_id"] == SECOND
+
+    def reachable():
+        # The proxies hear of the new way within ten seconds.
+        world.forget_calls()
+        with world.redis("alice", ABROAD, "iam-ro") as client:
+            assert client.execute_command("ACL", "WHOAMI") == "iam-ro"
+        return [call for call in world.calls() if call["caller"].endswith("keystile-hub/keystile-proxy")]
+
+    until(reachable, 20, "a connection with the credentials of the role behind the hub")
+    world.invoke("sync-labels")
+
+
+def test_a_role_that_wants_the_hub_is_named(world, behind_a_hub):
+    behind_a_hub(assume_role_arn="arn:aws:iam::210987654321:role/keystile-spoke", through=None)
+    report = world.json("alice", "discover", "run")
+    refused = "no permission: sts:AssumeRole (arn:aws:iam::210987654321:role/keystile-spoke)"
+    assert refused in json.dumps(report["scopes"]) and not names(report, "remove")
+
+
+def test_removals_past_the_brake_are_somebodys_word(world):
+    audit = world.audit_length()
+    report = world.json("alice", "discover", "run", "--dry-run", "--allow-removals", "123456789012/us-east-1/memorydb")
+    assert (report["asked_by"], report["allowed_removals"]) == ("alice", ["123456789012/us-east-1/memorydb"])
+    assert "asked by  alice; removals allowed: all" in world.ok("alice", "discover", "run", "--allow-removals", "all")
+    runs = [event for event in world.audit(audit) if event["event"] == "keystile.discovery.run"]
+    assert [(run["user"], run["details"]["allow_removals"]) for run in runs][-1] == ("alice", ["all"])
+    wrong = world.run("alice", "discover", "run", "--allow-removals", "ledger")
+    assert wrong.returncode == 2 and "ACCOUNT/REGION/TYPE" in wrong.stderr, wrong.stderr
+    assert world.run("bob", "discover", "run", "--allow-removals", "all").returncode == 5
