@@ -32,6 +32,9 @@ build: packages
 	@echo "building (the first time takes some minutes)"
 	@cargo build --release --locked $(addprefix -p ,$(BINARIES))
 
+suites: ## other people's test suites, directly and through the proxy of the running world
+	@tests/suites/run
+
 bench: world ## CPU for each request beside a direct connection and a bare TLS relay
 	@tests/bench/run
 
@@ -47,4 +50,4 @@ sam: ## build the Lambda packages with SAM and cargo-lambda, for x86_64
 docs-iam: # docs/IAM.md from the templates
 	@target/tools/templates/bin/python infra/checks/iam.py > docs/IAM.md
 
-.PHONY: help demo test up down world packages build bench check sam docs-iam
+.PHONY: help demo test suites up down world packages build bench check sam docs-iam
