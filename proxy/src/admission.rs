@@ -88,7 +88,6 @@ pub fn admit(
     };
     let (rule, grant) = granted(policy, &subject, database, &db_user, now)?;
     let gate = compiled(&grant)?;
-    servable(database)?;
     let plan = plan(policy, database, &db_user)?;
     ready(policy, database, &db_user, &plan)?;
     Ok(Admission { database: Arc::clone(database), db_user, plan, grant, gate: Arc::new(gate), rule })
@@ -187,19 +186,6 @@ fn compiled(grant: &SessionGrant) -> Result<Gate, Refusal> {
     Gate::compile(grant).map_err(|error| {
         Refusal::Unsupported(format!("{error}; have the role corrected with 'keystile edit role'"))
     })
-}
-
-/// What this version can serve.
-fn servable(database: &Database) -> Result<(), Refusal> {
-    let serverless = database.kind == DatabaseKind::ElasticacheServerless;
-    if database.cluster_mode && !serverless {
-        return Err(Refusal::Unsupported(format!(
-            "{} runs in cluster mode, which this version of the proxy does not serve yet: databases with \
-             cluster mode off and serverless ones are served",
-            database.name
-        )));
-    }
-    Ok(())
 }
 
 fn plan(policy: &Policy, database: &Database, db_user: &str) -> Result<Plan, Refusal> {

@@ -17,6 +17,7 @@ use crate::accept::{Places, listeners};
 use crate::admin;
 use crate::audit::{Sink, Writer};
 use crate::clock::{CoarseClock, unix_ms};
+use crate::cluster::map::Maps;
 use crate::config::Config;
 use crate::credentials::Secrets;
 use crate::credentials::cache::SecretCache;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub dialer: Dialer,
     /// The live sessions.
     pub sessions: Arc<Sessions>,
+    /// What is known of the clusters' slots.
+    pub maps: Maps,
     /// What happens to sign-ins to caches.
     pub logins: Logins,
     /// What addresses fail to sign in.
@@ -145,6 +148,7 @@ impl App {
             verifier,
             dialer,
             sessions: Arc::default(),
+            maps: Maps::default(),
             logins: Logins::default(),
             failed_sign_ins: FailedSignIns::new(config.failed_sign_ins_per_minute),
             limit_log: Throttle::new(30),

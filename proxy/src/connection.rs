@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use keystile_identity::client::ClientIdentity;
 use keystile_model::audit::EventKind;
+use keystile_model::database::{Database, Endpoint, EndpointType};
 use keystile_model::policy::Policy;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use secrecy::SecretString;
@@ -19,6 +20,7 @@ use crate::admission::{Admission, Plan, admit, fresh_policy};
 use crate::app::Shared;
 use crate::audit::Facts;
 use crate::clock::unix_ms;
+use crate::cluster::{ClusterParts, ClusterSession, Dial, Dialing};
 use crate::preamble::{NoRequest, Preamble};
 use crate::proxy_protocol;
 use crate::refusal::Refusal;
@@ -34,6 +36,9 @@ use crate::upstream::{self, host_rule};
 const FIRST_WORDS: Duration = Duration::from_secs(1);
 /// How long the refusal may take to leave, and the client to close.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The label of a database whose `MSET` may be split over slots, where it is `true`: it is not atomic then.
+const SPLIT_MSET: &str = "keystile.dev/split-mset";
 
 /// Why no session began.
 enum NoSession {
@@ -51,22 +56,27 @@ impl From<Refusal> for NoSession {
     }
 }
 
+/// What runs a session.
+enum Engine {
+    Single(Box<Session>),
+    Cluster(Box<ClusterSession>),
+}
+
 /// Serves one connection to its end.
 pub async fn serve(shared: Arc<Shared>, tcp: TcpStream, remote: SocketAddr) {
     // Boxed: what is needed once, at the start, is not carried by the session that follows.
     let Some(session) = Box::pin(begin(&shared, tcp, remote)).await else { return };
     let (sid, session) = session;
-    let end = session.run().await;
+    let end = match session {
+        Engine::Single(session) => session.run().await,
+        Engine::Cluster(session) => session.run().await,
+    };
     shared.sessions.remove(sid);
     shared.metrics.sessions_open.add(-1);
     tracing::debug!(%sid, reason = end.as_str(), "session ended");
 }
 
-async fn begin(
-    shared: &Arc<Shared>,
-    mut tcp: TcpStream,
-    remote: SocketAddr,
-) -> Option<(uuid::Uuid, Box<Session>)> {
+async fn begin(shared: &Arc<Shared>, mut tcp: TcpStream, remote: SocketAddr) -> Option<(uuid::Uuid, Engine)> {
     upstream::tune(&tcp);
     let remote = told_address(shared, &mut tcp, remote).await?;
     // Without a policy no certificate could be verified in the handshake; it must be before it counts.
@@ -176,6 +186,8 @@ struct Ready {
     admission: Admission,
     identity: Arc<ClientIdentity>,
     handle: Arc<Handle>,
+    /// Networks that static databases may be in.
+    networks: Vec<String>,
 }
 
 async fn establish(
@@ -224,7 +236,7 @@ async fn establish(
         Ok(server)
     };
     match ready.await {
-        Ok(server) => Ok(Ready { server, admission, identity, handle }),
+        Ok(server) => Ok(Ready { server, admission, identity, handle, networks }),
         Err(refusal) => {
             shared.sessions.remove(facts.sid());
             Err(NoSession::Refused(refusal))
@@ -396,8 +408,8 @@ fn start(
     mut facts: Facts,
     ready: Ready,
     source: IpAddr,
-) -> (uuid::Uuid, Box<Session>) {
-    let Ready { server, admission, identity, handle } = ready;
+) -> (uuid::Uuid, Engine) {
+    let Ready { server, admission, identity, handle, networks } = ready;
     let sid = facts.sid();
     let mut event = facts.event(EventKind::SessionStart, true);
     event.rule.clone_from(&admission.rule);
@@ -405,12 +417,12 @@ fn start(
     shared.metrics.sessions.add(1);
     shared.metrics.sessions_open.add(1);
     tracing::debug!(%sid, user = %identity.user, database = %admission.database.name, "session began");
-    let standing = match admission.plan {
+    let standing = match &admission.plan {
         Plan::Iam | Plan::Managed(_) | Plan::Shared(_) => Standing::Ours(Arc::new(Again {
             shared: Arc::clone(shared),
             database: Arc::clone(&admission.database),
             db_user: admission.db_user.clone(),
-            plan: admission.plan,
+            plan: admission.plan.clone(),
         })),
         Plan::PassThrough => {
             let tries = Arc::new(OwnPasswords { shared: Arc::clone(shared), source });
@@ -418,7 +430,8 @@ fn start(
         }
         Plan::Open => Standing::Open,
     };
-    let session = Session::new(Parts {
+    let address = reached_at(&client);
+    let parts = Parts {
         client,
         held: preamble.into_held(),
         server,
@@ -429,8 +442,37 @@ fn start(
         handle,
         clock: Arc::clone(&shared.coarse),
         metrics: Arc::clone(&shared.metrics),
+    };
+    // The reader endpoint of a serverless cache is one server to whoever speaks to it.
+    if !admission.database.cluster_mode || admission.database.endpoint_type == EndpointType::Reader {
+        return (sid, Engine::Single(Session::new(parts)));
+    }
+    let session = ClusterSession::new(ClusterParts {
+        parts,
+        dial: Arc::new(NodeDialer {
+            shared: Arc::clone(shared),
+            database: Arc::clone(&admission.database),
+            db_user: admission.db_user,
+            plan: admission.plan,
+            networks,
+        }),
+        map: shared.maps.of(&admission.database),
+        reached: (Arc::clone(&shared.deployment), address),
+        split_mset: admission.database.labels.get(SPLIT_MSET).is_some_and(|value| value == "true"),
+        database: admission.database,
     });
-    (sid, session)
+    (sid, Engine::Cluster(session))
+}
+
+/// The address by which a client reached the proxy, as far as its connection tells.
+fn reached_at(client: &Leg) -> Endpoint {
+    let local = client.local_addr().ok();
+    let host = match (client.server_name(), local) {
+        (Some(name), _) => name.to_owned(),
+        (None, Some(local)) => local.ip().to_canonical().to_string(),
+        (None, None) => "localhost".to_owned(),
+    };
+    Endpoint { host, port: local.map_or(6379, |local| local.port()) }
 }
 
 /// Writes a refusal down, says why, and closes so that it arrives.
@@ -498,10 +540,36 @@ async fn say(client: &mut Leg, mut preamble: Preamble, refusal: &Refusal) {
     }
 }
 
+/// Opens a session's connections to the nodes of its cluster.
+struct NodeDialer {
+    shared: Arc<Shared>,
+    database: Arc<Database>,
+    db_user: String,
+    plan: Plan,
+    networks: Vec<String>,
+}
+
+impl Dial for NodeDialer {
+    fn dial(&self, node: &Endpoint) -> Dialing {
+        let shared = Arc::clone(&self.shared);
+        let database = Database { endpoint: node.clone(), ..Database::clone(&self.database) };
+        let allowed = host_rule::check_node(&self.database, node, shared.dialer.allow_loopback);
+        let (db_user, plan, networks) = (self.db_user.clone(), self.plan.clone(), self.networks.clone());
+        Box::pin(async move {
+            allowed?;
+            shared
+                .dialer
+                .dial(&database, &db_user, &plan, &networks)
+                .await
+                .map_err(|refusal| refusal.to_string())
+        })
+    }
+}
+
 /// Signs a session in again, as it was signed in.
 struct Again {
     shared: Arc<Shared>,
-    database: Arc<keystile_model::database::Database>,
+    database: Arc<Database>,
     db_user: String,
     plan: Plan,
 }

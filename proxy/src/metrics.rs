@@ -210,6 +210,15 @@ metrics! {
     /// Logins at nodes that rotation asked for, by outcome of the password on its way.
     proofs: Counters<4> = Counters::new(["ok", "refused", "unreachable", "other"]),
         "keystile_proofs_total", "counter", "outcome";
+    /// Connections to nodes of clusters that sessions began to make, beside their first one.
+    cluster_links: Counter = Counter::default(), "keystile_cluster_links_total", "counter", "";
+    /// Connections to nodes of clusters that could not be made.
+    cluster_links_failed: Counter = Counter::default(), "keystile_cluster_links_failed_total", "counter", "";
+    /// Connections to nodes of clusters that were lost.
+    cluster_links_lost: Counter = Counter::default(), "keystile_cluster_links_lost_total", "counter", "";
+    /// Commands that a node of a cluster sent elsewhere or put off, and that were sent again, by its word.
+    cluster_redirects: Counters<4> = Counters::new(["moved", "ask", "later", "other"]),
+        "keystile_cluster_redirects_total", "counter", "word";
     /// Age of the access feed, in milliseconds; -1 before the first load.
     access_age_ms: Gauge = Gauge::default(), "keystile_policy_access_age_milliseconds", "gauge", "";
     /// Age of the inventory feed, in milliseconds; -1 before the first load.

@@ -128,13 +128,6 @@ fn what_never_passes() {
             assert!(line.starts_with("-NOPERM keystile: ") && line.contains("refused"), "{command}: {line}");
         }
         assert_eq!(alice.ask("PING").await, "+PONG");
-        let mut carts = world.routed("alice", "carts", "iam-admin").await;
-        for sub in ["SLOTS", "SHARDS", "NODES"] {
-            assert!(
-                carts.ask(&format!("CLUSTER {sub}")).await.starts_with("-ERR keystile: 'CLUSTER "),
-                "{sub}"
-            );
-        }
         let mut http = world.routed("alice", "orders", "iam-ro").await;
         http.send("GET / HTTP/1.1\r\n").await;
         assert_eq!(http.rest().await, "");
@@ -236,7 +229,6 @@ fn refusals_say_what_why_and_what_next() {
                 "static-app",
                 "-ERR keystile: database user \"static-app\" is not an IAM user",
             ),
-            ("alice", "sessions", "iam-ro", "-ERR keystile: sessions runs in cluster mode"),
             ("alice", "gone", "iam-ro", "-ERR keystile: cannot reach gone: connecting to localhost"),
         ] {
             let mut client = world.routed(who, database, db_user).await;

@@ -372,7 +372,8 @@ impl Slots {
     }
 }
 
-fn arity_fits(id: CommandId, count: usize) -> bool {
+/// Whether a command may have so many arguments, its name included.
+pub(super) fn arity_fits(id: CommandId, count: usize) -> bool {
     let arity = id.command().arity;
     let least = usize::from(arity.unsigned_abs());
     if arity < 0 { count >= least } else { count == least }

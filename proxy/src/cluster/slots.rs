@@ -82,6 +82,13 @@ impl SlotMap {
         Self { shards: Vec::new(), owners: vec![NOBODY; usize::from(SLOTS)] }
     }
 
+    /// A number for the shard that serves a slot: the same for all its slots, while the map stays as it is.
+    #[inline]
+    #[must_use]
+    pub fn place_of(&self, slot: u16) -> Option<u16> {
+        self.owners.get(usize::from(slot)).copied().filter(|owner| *owner != NOBODY)
+    }
+
     /// The shard that serves a slot, if any is known to.
     #[inline]
     #[must_use]

@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::auth_request::{self, Credentials};
 use super::expected::Expect;
 use super::{End, Session, Standing};
+use crate::audit::Facts;
 
 /// What becomes of an AUTH.
 pub(super) enum Answer {
@@ -62,29 +63,8 @@ impl Session {
         }
     }
 
-    /// Whether the user is the session's own, also spelled with its database.
     fn check_user(&self, credentials: &Credentials) -> Result<(), Vec<u8>> {
-        let facts = self.journal.facts();
-        let Some(given) = credentials.user.as_deref() else { return Ok(()) };
-        let own = facts.db_user.as_str();
-        let (user, database) = match given.rsplit_once('@') {
-            Some((user, database)) if given != own => (user, Some(database)),
-            _ => (given, None),
-        };
-        let here = facts.database.as_ref().is_some_and(|known| {
-            database.is_none_or(|name| known.name.as_str() == name || known.alias() == name)
-        });
-        if user == own && here {
-            return Ok(());
-        }
-        let name = facts.database.as_ref().map(|database| database.name.as_str()).unwrap_or_default();
-        Err(error(
-            "NOPERM keystile:",
-            &format!(
-                "this connection is {own}@{name} and stays so: connect again to be '{}'",
-                given.chars().take(100).collect::<String>()
-            ),
-        ))
+        check_user(self.journal.facts(), credentials)
     }
 
     fn db_user(&self) -> &str {
@@ -103,6 +83,30 @@ impl Session {
         self.hold = true;
         self.server.write(&request).map_err(|_| End::ServerClosed)
     }
+}
+
+/// Whether the user is the session's own, also spelled with its database.
+pub(crate) fn check_user(facts: &Facts, credentials: &Credentials) -> Result<(), Vec<u8>> {
+    let Some(given) = credentials.user.as_deref() else { return Ok(()) };
+    let own = facts.db_user.as_str();
+    let (user, database) = match given.rsplit_once('@') {
+        Some((user, database)) if given != own => (user, Some(database)),
+        _ => (given, None),
+    };
+    let here = facts.database.as_ref().is_some_and(|known| {
+        database.is_none_or(|name| known.name.as_str() == name || known.alias() == name)
+    });
+    if user == own && here {
+        return Ok(());
+    }
+    let name = facts.database.as_ref().map(|database| database.name.as_str()).unwrap_or_default();
+    Err(error(
+        "NOPERM keystile:",
+        &format!(
+            "this connection is {own}@{name} and stays so: connect again to be '{}'",
+            given.chars().take(100).collect::<String>()
+        ),
+    ))
 }
 
 fn error(code: &str, text: &str) -> Vec<u8> {

@@ -96,7 +96,7 @@ impl Handle {
 
     /// The orders since the last call, if there are any.
     #[inline]
-    pub(super) fn take(&self) -> Option<Orders> {
+    pub(crate) fn take(&self) -> Option<Orders> {
         if !self.pending.load(Ordering::Acquire) {
             return None;
         }
@@ -104,7 +104,7 @@ impl Handle {
         Some(std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    pub(super) fn set_waker(&self, waker: &Waker) {
+    pub(crate) fn set_waker(&self, waker: &Waker) {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
     }
 
@@ -115,7 +115,7 @@ impl Handle {
     }
 
     #[inline]
-    pub(super) fn active(&self, now: i64) {
+    pub(crate) fn active(&self, now: i64) {
         self.active_at.store(now, Ordering::Relaxed);
     }
 
@@ -125,7 +125,7 @@ impl Handle {
         self.signed_in_at.load(Ordering::Relaxed)
     }
 
-    pub(super) fn signed_in(&self, now: i64) {
+    pub(crate) fn signed_in(&self, now: i64) {
         self.signed_in_at.store(now, Ordering::Relaxed);
     }
 }

@@ -144,6 +144,14 @@ impl Leg {
         self.tls.state().handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
+    /// Our own address of the connection.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
+        self.tcp.local_addr()
+    }
+
     /// The TLS server name that a client asked for.
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {

@@ -7,7 +7,8 @@
 //! It refuses what the rules do not allow and what must never pass; in a transaction it then has the server
 //! refuse a command too, so that the server itself aborts the `EXEC`. It never sends a byte twice.
 
-mod auth_local;
+pub(crate) mod address;
+pub(crate) mod auth_local;
 pub mod auth_request;
 pub mod expected;
 pub mod gate;
@@ -45,15 +46,15 @@ const WHOLE_REQUEST: usize = 16 * 1024;
 /// The same where roles limit keys and those of the request were not seen yet; beyond it, it is refused.
 const WHOLE_SCOPED_REQUEST: usize = 1024 * 1024;
 /// Bytes of our own answers that may wait behind the server's before the client is read no further.
-const LOCAL_BACKLOG: usize = 1024 * 1024;
+pub(crate) const LOCAL_BACKLOG: usize = 1024 * 1024;
 /// A thread's buffer that grew beyond this is given back.
 const KEEP_BUFFER: usize = 256 * 1024;
 /// Most errors that stand in for unanswered requests when the cache goes away.
-const MOST_UNANSWERED: u32 = 10_000;
+pub(crate) const MOST_UNANSWERED: u32 = 10_000;
 /// How long the last words may take to leave, and how long the peer's end is waited for.
-const FAREWELL: Duration = Duration::from_secs(2);
+pub(crate) const FAREWELL: Duration = Duration::from_secs(2);
 /// How long the middle of a reply may last once the session is to end.
-const TO_BOUNDARY: Duration = Duration::from_secs(1);
+pub(crate) const TO_BOUNDARY: Duration = Duration::from_secs(1);
 
 thread_local! {
     static WORK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -148,7 +149,7 @@ impl End {
 
 /// Whether replies reach the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Replying {
+pub(crate) enum Replying {
     On,
     Off,
     /// Not the next one.
@@ -479,12 +480,12 @@ fn limits(gate: &Gate) -> request::Limits {
 }
 
 /// Takes the buffer to work in: what is held, or the thread's own. The second part tells which.
-fn take_buffer(held: &mut Vec<u8>) -> (Vec<u8>, bool) {
+pub(crate) fn take_buffer(held: &mut Vec<u8>) -> (Vec<u8>, bool) {
     if held.is_empty() { (WORK.take(), false) } else { (std::mem::take(held), true) }
 }
 
 /// Gives the buffer back; what was not consumed stays with the session.
-fn give_back(mut work: Vec<u8>, was_held: bool, consumed: usize, held: &mut Vec<u8>) {
+pub(crate) fn give_back(mut work: Vec<u8>, was_held: bool, consumed: usize, held: &mut Vec<u8>) {
     if was_held {
         work.drain(..consumed);
         *held = if work.is_empty() { Vec::new() } else { work };

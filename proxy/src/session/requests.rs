@@ -7,6 +7,7 @@ use keystile_resp::command::CommandId;
 use keystile_resp::encode;
 use keystile_resp::request::{Request, RequestError, Step};
 
+use super::address;
 use super::expected::{Expect, Label, Topic, UNKNOWN};
 use super::judge::{Circumstances, Judgement, Refused, judge, label_of, named};
 use super::special::{Special, c_string, special};
@@ -170,6 +171,13 @@ impl Session {
         buf: &[u8],
         streamed: bool,
     ) -> Result<Verdict, End> {
+        if let Some(told) = address::told(id, request, buf) {
+            let muted = self.take_muted();
+            if !muted {
+                self.answer(told.err().unwrap_or_else(|| b"+OK\r\n".to_vec()))?;
+            }
+            return Ok(Verdict::Drop);
+        }
         let circumstances = Circumstances {
             gate: &self.gate,
             admitted: self.is_admitted(),

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use keystile_model::database::{Database, DatabaseKind};
+use keystile_model::database::{Database, DatabaseKind, Endpoint};
 
 /// AWS's own DNS suffixes, by partition.
 const AWS_SUFFIXES: [&str; 6] = [
@@ -38,6 +38,42 @@ pub fn check_name(database: &Database, allow_loopback: bool) -> Result<(), Strin
         return Ok(());
     }
     Err(format!("its host {host} is not under one of AWS's names, so no credentials go there"))
+}
+
+/// Whether a node that a server of the database's named may be dialled: a server's word sends credentials no
+/// further than AWS's.
+///
+/// # Errors
+/// Why not, in words.
+pub fn check_node(database: &Database, node: &Endpoint, allow_loopback: bool) -> Result<(), String> {
+    let (own, host) = (database.endpoint.host.to_ascii_lowercase(), node.host.to_ascii_lowercase());
+    if database.kind == DatabaseKind::Static || own == host {
+        return Ok(());
+    }
+    let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if allow_loopback && (is_loopback || host == "localhost" || host.ends_with(".localhost")) {
+        return Ok(());
+    }
+    let refuse =
+        |why| Err(format!("the cluster names the node {node}, which {why}: no credentials go there"));
+    if database.kind == DatabaseKind::ElasticacheServerless {
+        return refuse("is not the endpoint of the serverless cache");
+    }
+    // `clustercfg.orders.abc123.use1.cache.amazonaws.com`: the nodes are under the same name but its first word.
+    match own.split_once('.') {
+        Some((_, suffix)) if is_of_one_cluster(suffix) && under(&host, suffix) => Ok(()),
+        _ => refuse("is not under the name of its endpoint"),
+    }
+}
+
+/// `name.hash.region.cache` or `name.hash.memorydb.region` under one of AWS's suffixes: fewer words would be
+/// those of other customers too.
+fn is_of_one_cluster(suffix: &str) -> bool {
+    AWS_SUFFIXES.iter().filter_map(|aws| suffix.strip_suffix(aws)).any(|own| own.split('.').count() >= 4)
+}
+
+fn under(host: &str, suffix: &str) -> bool {
+    host.strip_suffix(suffix).and_then(|front| front.strip_suffix('.')).is_some_and(|front| !front.is_empty())
 }
 
 /// Whether an address that the host resolved to may be dialled.
@@ -116,6 +152,38 @@ mod tests {
             orders.endpoint.host = host.to_owned();
             assert_eq!(check_name(&orders, loopback).is_ok(), fine, "{host} {loopback}");
         }
+    }
+
+    #[test]
+    fn nodes_are_where_their_endpoint_is() {
+        let mut orders = database("orders");
+        orders.endpoint.host = "clustercfg.orders.abc123.use1.cache.amazonaws.com".to_owned();
+        let node = |host: &str| Endpoint { host: host.to_owned(), port: 6379 };
+        let may =
+            |database: &Database, host: &str, loopback| check_node(database, &node(host), loopback).is_ok();
+        assert!(may(&orders, "orders-0001-001.orders.abc123.use1.cache.amazonaws.com", false));
+        assert!(may(&orders, "CLUSTERCFG.orders.abc123.use1.cache.amazonaws.com", false));
+        for host in [
+            "orders-0001-001.other.abc123.use1.cache.amazonaws.com",
+            "orders.abc123.use1.cache.amazonaws.com",
+            "xorders.abc123.use1.cache.amazonaws.com",
+            "evil.example",
+            "10.0.0.1",
+            "127.0.0.1",
+            "localhost",
+        ] {
+            assert!(!may(&orders, host, false), "{host}");
+        }
+        assert!(may(&orders, "127.0.0.1", true) && may(&orders, "localhost", true));
+        assert!(!may(&orders, "10.0.0.1", true));
+        orders.endpoint.host = "orders.cache.amazonaws.com".to_owned();
+        assert!(!may(&orders, "evil.cache.amazonaws.com", false), "a suffix that is everybody's");
+        orders.kind = DatabaseKind::ElasticacheServerless;
+        orders.endpoint.host = "carts-abc.serverless.use1.cache.amazonaws.com".to_owned();
+        assert!(may(&orders, "carts-abc.serverless.use1.cache.amazonaws.com", false));
+        assert!(!may(&orders, "evil-abc.serverless.use1.cache.amazonaws.com", false));
+        orders.kind = DatabaseKind::Static;
+        assert!(may(&orders, "10.0.0.1", false), "its addresses are judged");
     }
 
     #[test]

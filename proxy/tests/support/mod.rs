@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod cluster;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -186,16 +188,20 @@ pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// The users of the fixture.
+fn acl_lines() -> String {
+    let connection = "-@all +@read +@connection +@transaction +@pubsub +acl|whoami +cluster|slots";
+    format!(
+        "user default off\nuser iam-ro on >{TOKEN} ~* &* {connection}\n\
+         user iam-rw on >{TOKEN} ~* &* {connection} +@write +@scripting -@dangerous\n\
+         user iam-min on >{TOKEN} ~* -@all +@read\n\
+         user iam-admin on >{TOKEN} ~* &* +@all\nuser own on >their-own ~* &* +@all\n"
+    )
+}
+
 /// Starts a Valkey with TLS and the users of the fixture; its certificate is its own CA.
 fn start_valkey(dir: &std::path::Path) -> Valkey {
-    let connection = "-@all +@read +@connection +@transaction +@pubsub +acl|whoami +cluster|slots";
-    let users = format!(
-        "user default off\n\
-         user iam-ro on >{TOKEN} ~* &* {connection}\n\
-         user iam-rw on >{TOKEN} ~* &* {connection} +@write +@scripting -@dangerous\n\
-         user iam-admin on >{TOKEN} ~* &* +@all\nuser own on >their-own ~* &* +@all\n"
-    );
-    start_valkey_with(dir, &users)
+    start_valkey_with(dir, &acl_lines())
 }
 
 /// Starts a Valkey with TLS and these lines of configuration; `cache.crt` in the folder is its CA,
@@ -404,6 +410,23 @@ impl World {
             all.push(db_user(name, group, auth));
         }
         all
+    }
+
+    /// Puts a database called `sessions` at a cluster, whose first node stands for the configuration endpoint,
+    /// and a db user that may only read.
+    pub async fn serve_cluster(&self, cluster: &cluster::Cluster) {
+        let mut sessions = Database { cluster_mode: true, ..self.database("sessions") };
+        sessions.endpoint.port = cluster.nodes[0].port;
+        let endpoint = sessions.endpoint.clone();
+        self.put(Entity::Database(Box::new(sessions))).await;
+        self.put(db_user("iam-min", "keystile", DbUserAuth::Iam)).await;
+        wait_until("the cluster is known", || {
+            let snapshot = self.shared.policy.borrow().clone();
+            let policy = snapshot.policy.unwrap();
+            policy.database("sessions").is_some_and(|known| known.endpoint == endpoint)
+                && policy.db_users().count() == 6
+        })
+        .await;
     }
 
     /// A database at the world's server.
@@ -622,6 +645,13 @@ pub async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("it never came to be that {what}");
 }
 
+/// A command as an array.
+pub fn encoded(words: &[&str]) -> Vec<u8> {
+    let mut out = Vec::new();
+    keystile_resp::encode::request(&mut out, words);
+    out
+}
+
 /// A client that speaks bytes.
 pub struct Client {
     pub stream: TlsStream<TcpStream>,
@@ -660,6 +690,50 @@ impl Client {
             lines.push(self.line().await);
         }
         lines
+    }
+
+    /// Reads one whole reply: `+…`, `-…`, `:…`, a bulk as its text, `(nil)`, `[a b]` for aggregates.
+    pub async fn reply(&mut self) -> String {
+        let line = self.line().await;
+        let (marker, rest) = line.split_at(line.len().min(1));
+        match (marker, rest) {
+            ("$" | "*", "-1") | ("_", _) => "(nil)".to_owned(),
+            ("$" | "=", length) => self.exact(length.parse().unwrap()).await,
+            ("*" | "~" | ">" | "%", count) => {
+                let count: usize = count.parse().unwrap();
+                let mut items = Vec::new();
+                for _ in 0..if marker == "%" { 2 * count } else { count } {
+                    items.push(Box::pin(self.reply()).await);
+                }
+                format!("{}[{}]", if marker == ">" { ">" } else { "" }, items.join(" "))
+            }
+            _ => line,
+        }
+    }
+
+    /// Reads so many bytes and the end of a line.
+    async fn exact(&mut self, length: usize) -> String {
+        tokio::time::timeout(PATIENCE, async {
+            while self.seen.len() < length + 2 {
+                let mut more = vec![0; 65_536];
+                match self.stream.read(&mut more).await {
+                    Ok(0) | Err(_) => return String::new(),
+                    Ok(n) => self.seen.extend_from_slice(&more[..n]),
+                }
+            }
+            let rest = self.seen.split_off(length + 2);
+            let mut bytes = std::mem::replace(&mut self.seen, rest);
+            bytes.truncate(length);
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+        .await
+        .expect("no answer in time")
+    }
+
+    /// Sends a command of these words and reads its whole reply.
+    pub async fn command(&mut self, words: &[&str]) -> String {
+        self.send(encoded(words)).await;
+        self.reply().await
     }
 
     /// Sends an inline command and reads one line.

@@ -1,0 +1,354 @@
+//! What a reply proves unexecuted is sent again: to where the slot has gone, or a little later.
+//!
+//! While anything is sent again no new command is taken on, until all that was outstanding is settled: so the
+//! commands of a slot keep their order over its migration.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use keystile_model::database::Endpoint;
+use keystile_resp::encode;
+use tokio::time::{Duration, Instant, Sleep};
+
+use super::ClusterSession;
+use super::fan::Progress;
+use super::link::{LinkId, Own, Purpose};
+use super::order::{Awaiting, Meaning, NO_SLOT};
+use super::slots::Redirect;
+use crate::session::End;
+
+/// How often a command follows a redirection.
+const MOST_AGAIN: u8 = 16;
+/// How long a server's word that it cannot answer now is met with another try.
+const NOT_NOW: Duration = Duration::from_secs(10);
+/// How long the node of a slot may be out of reach.
+const OUT_OF_REACH: Duration = Duration::from_secs(15);
+/// The first pause, and the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Why commands are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A server said that it cannot answer now.
+    NotNow,
+    /// A node cannot be reached.
+    Unreachable,
+}
+
+/// Commands are held.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    since: Instant,
+    bound: Duration,
+    pause: Duration,
+    timer: Pin<Box<Sleep>>,
+    /// The answer when the time is up.
+    words: Vec<u8>,
+}
+
+/// What a reply that is an error asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Again {
+    /// To go elsewhere.
+    Elsewhere(Redirect),
+    /// To try later.
+    Later,
+}
+
+impl Again {
+    /// Reads the text of an error, without its marker and line end.
+    pub(super) fn read(text: &[u8], asked: &Endpoint) -> Option<Self> {
+        match text.split(|byte| *byte == b' ').next()? {
+            b"MOVED" | b"ASK" => Redirect::read(text, asked).map(Self::Elsewhere),
+            b"TRYAGAIN" | b"LOADING" | b"CLUSTERDOWN" | b"MASTERDOWN" => Some(Self::Later),
+            _ => None,
+        }
+    }
+}
+
+/// One thing to be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// The command.
+    pub(super) number: u64,
+    /// Its part, where it has several.
+    pub(super) part: Option<usize>,
+}
+
+impl ClusterSession {
+    /// An error came for the command at the front: whether it is dealt with here. Its frame was not taken yet.
+    pub(super) fn try_again(&mut self, piece: Piece, link: LinkId, frame: &[u8]) -> Result<bool, End> {
+        let text = frame.get(1..).unwrap_or_default().trim_ascii_end();
+        let Some(asked) = self.links.get(link) else { return Ok(false) };
+        let Some(again) = Again::read(text, &asked.node) else { return Ok(false) };
+        let of_replica = asked.purpose == Purpose::Replica;
+        if let Again::Elsewhere(redirect) = &again
+            && !redirect.ask
+        {
+            if of_replica {
+                // It has another primary now, or none.
+                self.shared_map.expire();
+            }
+            self.shared_map.moved(redirect.slot, &redirect.to);
+            self.follow_map();
+        }
+        let Some((slot, tries)) = self.count_try(piece) else { return Ok(false) };
+        if tries > MOST_AGAIN || (of_replica && self.leave_replica(piece)) {
+            return Ok(tries <= MOST_AGAIN);
+        }
+        self.metrics.cluster_redirects.add(match &again {
+            Again::Elsewhere(redirect) if redirect.ask => "ask",
+            Again::Elsewhere(_) => "moved",
+            Again::Later => "later",
+        });
+        match again {
+            Again::Elsewhere(redirect) => {
+                self.settling = true;
+                self.hold_piece(piece);
+                let sent = self.send_to(piece, &redirect.to, redirect.ask);
+                if !sent {
+                    self.begin_trouble(Cause::NotNow, frame.to_vec());
+                }
+                Ok(true)
+            }
+            Again::Later if slot != NO_SLOT && self.order.is_overtaken(piece.number, slot) => Ok(false),
+            Again::Later => {
+                self.hold_piece(piece);
+                self.begin_trouble(Cause::NotNow, frame.to_vec());
+                // Whoever is down may have been replaced.
+                self.shared_map.expire();
+                Ok(true)
+            }
+        }
+    }
+
+    /// Counts one more try. The slot, and the tries; `None` where it cannot be sent again.
+    fn count_try(&mut self, piece: Piece) -> Option<(u16, u8)> {
+        let is_last = self.order.next() == piece.number + 1;
+        let in_trouble = self.trouble.is_some();
+        let entry = self.order.at(piece.number)?;
+        // What follows a WATCH was sent to the node that the WATCH was sent to.
+        if matches!(entry.meaning, Meaning::Watch) && !is_last {
+            return None;
+        }
+        match (&mut entry.awaiting, piece.part) {
+            (Awaiting::Fan(fan), Some(part)) => {
+                let part = fan.parts.get_mut(part)?;
+                // It was for that node alone.
+                if part.node.is_some() {
+                    return None;
+                }
+                part.again = part.again.saturating_add(u8::from(!in_trouble));
+                Some((part.slot, part.again))
+            }
+            // Nothing of a transaction is kept.
+            (_, None) if entry.kept > 0 => {
+                // In trouble it is time that counts.
+                entry.again = entry.again.saturating_add(u8::from(!in_trouble));
+                Some((entry.slot, entry.again))
+            }
+            _ => None,
+        }
+    }
+
+    /// A replica did not want it: its primary gets it. False where that is no way.
+    fn leave_replica(&mut self, piece: Piece) -> bool {
+        let Some(entry) = self.order.at(piece.number) else { return false };
+        entry.of_replica = false;
+        let slot = entry.slot;
+        self.settling = true;
+        self.hold_piece(piece);
+        let node = self.map.primary(slot).cloned();
+        if !node.is_some_and(|node| self.send_to(piece, &node, false)) {
+            self.begin_trouble(Cause::NotNow, b"-CLUSTERDOWN Hash slot not served\r\n".to_vec());
+        }
+        true
+    }
+
+    fn hold_piece(&mut self, piece: Piece) {
+        let Some(entry) = self.order.at(piece.number) else { return };
+        match (&mut entry.awaiting, piece.part) {
+            (Awaiting::Fan(fan), Some(part)) => {
+                if let Some(part) = fan.parts.get_mut(part) {
+                    part.progress = Progress::Held;
+                }
+            }
+            (awaiting, _) => *awaiting = Awaiting::Held,
+        }
+    }
+
+    /// Sends a held piece to a node. False where there is no way to it now.
+    pub(super) fn send_to(&mut self, piece: Piece, node: &Endpoint, asking: bool) -> bool {
+        let Some(entry) = self.order.at(piece.number) else { return false };
+        let of_replica = entry.of_replica;
+        let own = match (&entry.awaiting, piece.part) {
+            (Awaiting::Fan(fan), Some(part)) => fan.parts.get(part).and_then(|part| part.request.clone()),
+            _ => None,
+        };
+        let request = own.unwrap_or_else(|| Box::from(self.order.request(piece.number)));
+        if request.is_empty() {
+            return false;
+        }
+        let Some(id) = self.link_for_again(node, piece, of_replica) else { return false };
+        let Some(link) = self.links.get(id) else { return false };
+        if asking {
+            let mut question = Vec::new();
+            encode::request(&mut question, &["ASKING"]);
+            link.ask(&question, Own::Swallow);
+        }
+        link.send(&request, piece.number, piece.part.unwrap_or(0));
+        if let Some(entry) = self.order.at(piece.number) {
+            match (&mut entry.awaiting, piece.part) {
+                (Awaiting::Fan(fan), Some(part)) => {
+                    if let Some(part) = fan.parts.get_mut(part) {
+                        part.progress = Progress::Sent(id);
+                    }
+                }
+                (awaiting, _) => *awaiting = Awaiting::Link(id),
+            }
+        }
+        true
+    }
+
+    /// From now on held commands are tried again, until they were answered or the time is up.
+    pub(super) fn begin_trouble(&mut self, cause: Cause, words: Vec<u8>) {
+        self.settling = true;
+        let bound = match cause {
+            Cause::NotNow => NOT_NOW,
+            Cause::Unreachable => OUT_OF_REACH,
+        };
+        match &mut self.trouble {
+            Some(trouble) => (trouble.words, trouble.bound) = (words, bound.max(trouble.bound)),
+            None => {
+                let now = Instant::now();
+                self.trouble = Some(Box::new(Trouble {
+                    since: now,
+                    bound,
+                    pause: FIRST_PAUSE,
+                    timer: Box::pin(tokio::time::sleep_until(now + FIRST_PAUSE)),
+                    words,
+                }));
+            }
+        }
+    }
+
+    /// A command was answered: if none is held, the trouble is over, else its time begins anew.
+    pub(super) fn ease_trouble(&mut self) {
+        let held = self.held();
+        if held.is_empty() {
+            self.trouble = None;
+        } else if let Some(trouble) = &mut self.trouble {
+            trouble.since = Instant::now();
+        }
+    }
+
+    /// What is held, in order.
+    fn held(&mut self) -> Vec<Piece> {
+        let mut held = Vec::new();
+        for (number, entry) in self.order.iter_mut() {
+            match &entry.awaiting {
+                Awaiting::Held => held.push(Piece { number, part: None }),
+                Awaiting::Fan(fan) => {
+                    let parts = fan.parts.iter().enumerate();
+                    let parts = parts.filter(|(_, part)| matches!(part.progress, Progress::Held));
+                    held.extend(parts.map(|(part, _)| Piece { number, part: Some(part) }));
+                }
+                _ => {}
+            }
+        }
+        held
+    }
+
+    /// Tries again when it is time. True where something happened.
+    pub(super) fn poll_trouble(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(trouble) = &mut self.trouble else { return false };
+        if trouble.timer.as_mut().poll(cx) == Poll::Pending {
+            return false;
+        }
+        let now = Instant::now();
+        trouble.pause = (trouble.pause * 2).min(LONGEST_PAUSE);
+        trouble.timer.as_mut().reset(now + trouble.pause);
+        if now.saturating_duration_since(trouble.since) >= trouble.bound {
+            self.give_up();
+            return true;
+        }
+        self.ask_for_map_in_trouble();
+        self.follow_map();
+        self.send_held();
+        true
+    }
+
+    /// Sends what is held, in order, as far as there is a way.
+    pub(super) fn send_held(&mut self) {
+        for piece in self.held() {
+            if self.scan_again(piece.number) {
+                continue;
+            }
+            let Some(entry) = self.order.at(piece.number) else { continue };
+            let (slot, node) = match (&entry.awaiting, piece.part) {
+                (Awaiting::Fan(fan), Some(part)) => match fan.parts.get(part) {
+                    Some(part) => (part.slot, part.node.clone()),
+                    None => continue,
+                },
+                _ => (entry.slot, None),
+            };
+            let node = node.or_else(|| self.node_in_trouble(slot));
+            let Some(node) = node else { continue };
+            self.send_to(piece, &node, false);
+        }
+    }
+
+    /// Where the commands of a slot are tried: at its primary. Where nobody tells this session the map, every
+    /// other time at one of its replicas: one that was promoted takes them, and any other tells who was.
+    fn node_in_trouble(&self, slot: u16) -> Option<Endpoint> {
+        let shard = if slot == NO_SLOT { self.map.shards().next() } else { self.map.shard(slot) }?;
+        let blind = !self.may_ask_slots && self.turn % 2 == 1;
+        let replica = self.turn / 2 % shard.replicas.len().max(1);
+        Some(shard.replicas.get(replica).filter(|_| blind).unwrap_or(&shard.primary).clone())
+    }
+
+    /// The time is up: what is held gets the error.
+    fn give_up(&mut self) {
+        let Some(trouble) = self.trouble.take() else { return };
+        for piece in self.held() {
+            let Some(entry) = self.order.at(piece.number) else { continue };
+            let label = entry.label;
+            match (&mut entry.awaiting, piece.part) {
+                (Awaiting::Fan(fan), Some(part)) => {
+                    if let Some(part) = fan.parts.get_mut(part) {
+                        part.progress = Progress::Done(trouble.words.clone());
+                    }
+                }
+                _ => {
+                    self.order.answer(piece.number, trouble.words.clone());
+                    self.journal.failed(label, "CLUSTERDOWN", "the slot was not served in time");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_again() {
+        let asked = Endpoint { host: "here".to_owned(), port: 1 };
+        let read = |text: &str| Again::read(text.as_bytes(), &asked);
+        assert!(matches!(
+            read("MOVED 7 there:2"),
+            Some(Again::Elsewhere(Redirect { ask: false, slot: 7, .. }))
+        ));
+        assert!(matches!(read("ASK 7 there:2"), Some(Again::Elsewhere(Redirect { ask: true, .. }))));
+        for text in
+            ["TRYAGAIN Multiple keys", "LOADING x", "CLUSTERDOWN Hash slot not served", "MASTERDOWN x"]
+        {
+            assert_eq!(read(text), Some(Again::Later), "{text}");
+        }
+        for text in ["ERR MOVED 7 there:2", "MOVEDX", "MOVED 7", "", "NOPERM x", "CROSSSLOT x"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}

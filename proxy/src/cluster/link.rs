@@ -1,0 +1,362 @@
+//! One connection of a session to a node: what was sent on it, what it owes, what it sent.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use keystile_model::database::Endpoint;
+use keystile_resp::reply::{Limits, ReplyError, ReplyScanner, Step};
+
+use super::buffers;
+use crate::session::leg::Leg;
+
+/// A link's place in its session.
+pub(super) type LinkId = u16;
+
+/// Bytes at the front of what was received that are done with before the rest is moved there.
+const COMPACT_AT: usize = 64 * 1024;
+/// Longest answer to a question of ours.
+pub(super) const MOST_OWN: usize = 4 * 1024 * 1024;
+
+/// A connection on its way.
+pub type Dialing = Pin<Box<dyn Future<Output = Result<Leg, String>> + Send>>;
+
+/// Opens connections to the nodes of one database, signed in as the session is.
+pub trait Dial: Send + Sync {
+    /// Dials a node. The error is text for the client.
+    fn dial(&self, node: &Endpoint) -> Dialing;
+}
+
+/// What a link is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The commands of its node.
+    Main,
+    /// Reads of a `READONLY` session, of a replica.
+    Replica,
+    /// Commands that are sent again, while the main link still owes replies to later ones.
+    Detour,
+}
+
+/// A question of ours, whose reply nobody sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Own {
+    /// `ASKING`, and whatever else simply has to be swallowed.
+    Swallow,
+    /// Something without which the link is no use to the session: an error loses it.
+    Needed,
+    /// `HELLO 3` for the sake of a RESP2 client's subscriptions.
+    Lift,
+    /// AUTH of ours, again.
+    SignIn,
+    /// `CLUSTER SLOTS`.
+    Slots,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Owed {
+    Client(u32),
+    Own(Own),
+}
+
+enum State {
+    Dialing(Dialing),
+    Up(Box<Leg>),
+    /// The peer has closed it: what was received is still good.
+    Ended,
+}
+
+/// One connection.
+pub(super) struct Link {
+    pub(super) node: Endpoint,
+    pub(super) purpose: Purpose,
+    state: State,
+    /// What is to be sent.
+    staged: Vec<u8>,
+    received: Vec<u8>,
+    at: usize,
+    scanner: ReplyScanner,
+    /// What the scanner said of the bytes from `at` on, while nobody takes it.
+    peeked: Option<Step>,
+    owed: VecDeque<Owed>,
+    /// The number of the client's last command that went here, and of its part.
+    pub(super) last: (u64, usize),
+    /// Confirmations of subscriptions of ours that are to come and that nobody sees.
+    pub(super) whispered: usize,
+    /// Whether it speaks RESP3 although the client does not.
+    pub(super) lifted: bool,
+    /// The beginning of a long answer to a question of ours.
+    pub(super) collected: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link")
+            .field("node", &self.node)
+            .field("purpose", &self.purpose)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of a dial.
+pub(super) enum Dialed {
+    /// It goes on, or there is none.
+    NoNews,
+    /// The link is up: it must be greeted.
+    Up,
+    /// There is no connection, for this reason.
+    Failed(String),
+}
+
+impl Link {
+    /// A link that is being dialled.
+    pub(super) fn dialing(node: Endpoint, purpose: Purpose, dialing: Dialing) -> Self {
+        Self::new(node, purpose, State::Dialing(dialing))
+    }
+
+    /// A link that is there.
+    pub(super) fn up(node: Endpoint, purpose: Purpose, leg: Leg) -> Self {
+        Self::new(node, purpose, State::Up(Box::new(leg)))
+    }
+
+    fn new(node: Endpoint, purpose: Purpose, state: State) -> Self {
+        Self {
+            node,
+            purpose,
+            state,
+            staged: Vec::new(),
+            received: Vec::new(),
+            at: 0,
+            scanner: ReplyScanner::new(Limits::DEFAULT),
+            peeked: None,
+            owed: VecDeque::new(),
+            last: (0, 0),
+            whispered: 0,
+            lifted: false,
+            collected: None,
+        }
+    }
+
+    /// Whether commands can be given to it.
+    #[inline]
+    pub(super) fn is_usable(&self) -> bool {
+        !matches!(self.state, State::Ended)
+    }
+
+    /// Whether it is connected.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(_))
+    }
+
+    /// Whether the peer has closed it.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended)
+    }
+
+    pub(super) fn poll_dial(&mut self, cx: &mut Context<'_>) -> Dialed {
+        let State::Dialing(dialing) = &mut self.state else { return Dialed::NoNews };
+        match dialing.as_mut().poll(cx) {
+            Poll::Pending => Dialed::NoNews,
+            Poll::Ready(Ok(leg)) => {
+                self.state = State::Up(Box::new(leg));
+                Dialed::Up
+            }
+            Poll::Ready(Err(why)) => {
+                self.state = State::Ended;
+                Dialed::Failed(why)
+            }
+        }
+    }
+
+    /// What is sent first, in front of what waits already.
+    pub(super) fn greet(&mut self, greeting: &[u8], replies: usize) {
+        for _ in 0..replies {
+            self.owed.push_front(Owed::Own(Own::Needed));
+        }
+        if !greeting.is_empty() {
+            self.staged.splice(..0, greeting.iter().copied());
+        }
+    }
+
+    /// A command of the client's.
+    #[inline]
+    pub(super) fn send(&mut self, request: &[u8], number: u64, part: usize) {
+        buffers::append(&mut self.staged, request);
+        self.last = (number, part);
+        match self.owed.back_mut() {
+            Some(Owed::Client(count)) if *count < u32::MAX => *count += 1,
+            _ => self.owed.push_back(Owed::Client(1)),
+        }
+    }
+
+    /// More bytes of the client's last command.
+    pub(super) fn send_more(&mut self, bytes: &[u8]) {
+        buffers::append(&mut self.staged, bytes);
+    }
+
+    /// A question of ours.
+    pub(super) fn ask(&mut self, request: &[u8], own: Own) {
+        buffers::append(&mut self.staged, request);
+        self.owed.push_back(Owed::Own(own));
+    }
+
+    /// A (un)subscription of ours: its confirmations are no replies.
+    pub(super) fn whisper(&mut self, request: &[u8], confirmations: usize) {
+        buffers::append(&mut self.staged, request);
+        self.whispered += confirmations;
+    }
+
+    /// Whether the next reply is to a question of ours, and which.
+    pub(super) fn owes_own(&self) -> Option<Own> {
+        match self.owed.front() {
+            Some(Owed::Own(own)) => Some(*own),
+            _ => None,
+        }
+    }
+
+    /// Whether the next reply is to a command of the client's.
+    #[inline]
+    pub(super) fn owes_client(&self) -> bool {
+        matches!(self.owed.front(), Some(Owed::Client(_)))
+    }
+
+    /// Whether it owes the client any reply.
+    pub(super) fn has_work(&self) -> bool {
+        self.owed.iter().any(|owed| matches!(owed, Owed::Client(_)))
+    }
+
+    /// Whether it owes an answer to this question.
+    pub(super) fn is_asked(&self, what: Own) -> bool {
+        self.owed.iter().any(|owed| *owed == Owed::Own(what))
+    }
+
+    /// Whether anything is owed at all.
+    pub(super) fn owes(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
+    /// One reply was taken.
+    #[inline]
+    pub(super) fn settle(&mut self) {
+        match self.owed.front_mut() {
+            Some(Owed::Client(count)) if *count > 1 => *count -= 1,
+            _ => {
+                self.owed.pop_front();
+            }
+        }
+    }
+
+    /// What lies next in what was received.
+    #[inline]
+    pub(super) fn peek(&mut self) -> Result<Step, ReplyError> {
+        if let Some(step) = self.peeked {
+            return Ok(step);
+        }
+        let step = self.scanner.scan(self.received.get(self.at..).unwrap_or_default())?;
+        if step != Step::NeedMore {
+            self.peeked = Some(step);
+        }
+        Ok(step)
+    }
+
+    /// The bytes that [`Link::peek`] speaks of.
+    #[inline]
+    pub(super) fn bytes(&self, length: usize) -> &[u8] {
+        self.received.get(self.at..self.at + length).unwrap_or_default()
+    }
+
+    /// Takes what [`Link::peek`] spoke of.
+    #[inline]
+    pub(super) fn take(&mut self, length: usize) {
+        self.peeked = None;
+        self.at += length;
+        if self.at >= self.received.len() {
+            buffers::rest(&mut self.received);
+            self.at = 0;
+        } else if self.at >= COMPACT_AT {
+            self.received.drain(..self.at);
+            self.at = 0;
+        }
+    }
+
+    /// Bytes that were received and not taken.
+    pub(super) fn unread(&self) -> usize {
+        self.received.len() - self.at
+    }
+
+    /// Reads once. True where something came, or the end.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> bool {
+        let State::Up(leg) = &mut self.state else { return false };
+        let mut received = std::mem::take(&mut self.received);
+        if received.capacity() == 0 {
+            received = buffers::take();
+        }
+        let filled = leg.poll_fill(cx, &mut received);
+        if received.is_empty() {
+            buffers::give(received);
+        } else {
+            self.received = received;
+        }
+        match filled {
+            Poll::Pending => false,
+            Poll::Ready(Ok(1..)) => true,
+            Poll::Ready(_) => {
+                self.state = State::Ended;
+                true
+            }
+        }
+    }
+
+    /// Encrypts what is staged and sends what the socket takes. False while something waits.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> bool {
+        let State::Up(leg) = &mut self.state else { return true };
+        if !self.staged.is_empty() {
+            let written = leg.write(&self.staged);
+            buffers::rest(&mut self.staged);
+            if written.is_err() {
+                self.state = State::Ended;
+                return true;
+            }
+        }
+        match leg.poll_flush(cx) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => {
+                // What it said before it left may still be there to be read.
+                true
+            }
+        }
+    }
+
+    /// Sends what waits, as far as that goes.
+    pub(super) async fn flush(&mut self) {
+        std::future::poll_fn(|cx| if self.poll_flush(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_owed_is_settled_in_order() {
+        let endpoint = Endpoint { host: "localhost".to_owned(), port: 1 };
+        let mut link = Link::dialing(endpoint, Purpose::Main, Box::pin(std::future::pending()));
+        link.send(b"a", 1, 0);
+        link.send(b"b", 2, 0);
+        link.ask(b"q", Own::Slots);
+        link.send(b"c", 3, 0);
+        link.greet(b"hello", 1);
+        assert_eq!(link.staged, b"helloabqc");
+        assert_eq!(link.owes_own(), Some(Own::Needed));
+        link.settle();
+        assert!(link.owes_client() && link.is_asked(Own::Slots) && link.has_work());
+        link.settle();
+        link.settle();
+        assert_eq!((link.owes_own(), link.last), (Some(Own::Slots), (3, 0)));
+        link.settle();
+        link.settle();
+        assert!(!link.owes());
+    }
+}

@@ -1,0 +1,313 @@
+//! The links of a session: found by node, dialled when they are first needed, and lost.
+
+use std::task::Context;
+
+use keystile_model::database::Endpoint;
+use keystile_resp::encode;
+
+use super::ClusterSession;
+use super::again::{Cause, Piece};
+use super::link::{Dialed, Link, LinkId, Own, Purpose};
+use super::order::{Awaiting, Meaning};
+use crate::session::End;
+
+/// Links that a session may have: AWS's largest clusters have 500 shards.
+const MOST_LINKS: usize = 1_024;
+/// Links to one node for commands that are sent again.
+const MOST_DETOURS: usize = 4;
+
+/// The links.
+#[derive(Debug, Default)]
+pub(super) struct Links(Vec<Option<Box<Link>>>);
+
+impl Links {
+    /// The link of this id.
+    #[inline]
+    pub(super) fn get(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.0.get_mut(usize::from(id))?.as_deref_mut()
+    }
+
+    /// Adds one; `None` where there are too many.
+    pub(super) fn add(&mut self, link: Link) -> Option<LinkId> {
+        let free = self.0.iter().position(Option::is_none).unwrap_or(self.0.len());
+        let id = LinkId::try_from(free).ok().filter(|_| free < MOST_LINKS)?;
+        match self.0.get_mut(free) {
+            Some(place) => *place = Some(Box::new(link)),
+            None => self.0.push(Some(Box::new(link))),
+        }
+        Some(id)
+    }
+
+    /// Takes one out.
+    pub(super) fn remove(&mut self, id: LinkId) -> Option<Box<Link>> {
+        self.0.get_mut(usize::from(id))?.take()
+    }
+
+    /// All of them.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (LinkId, &mut Link)> {
+        (0..).zip(self.0.iter_mut()).filter_map(|(id, link)| Some((id, link.as_deref_mut()?)))
+    }
+
+    /// The first one that fits.
+    pub(super) fn find(&mut self, mut fits: impl FnMut(&mut Link) -> bool) -> Option<LinkId> {
+        self.iter_mut().find_map(|(id, link)| fits(link).then_some(id))
+    }
+
+    /// The first place that may hold a link, and one behind the last.
+    pub(super) fn ids(&self) -> std::ops::Range<LinkId> {
+        0..LinkId::try_from(self.0.len()).unwrap_or(LinkId::MAX)
+    }
+}
+
+impl ClusterSession {
+    /// The link for the commands of this node, dialled if there is none.
+    pub(super) fn link_of(&mut self, node: &Endpoint, purpose: Purpose) -> Option<LinkId> {
+        let known = self.links.find(|link| link.purpose == purpose && link.is_usable() && link.node == *node);
+        known.or_else(|| self.dial(node, purpose))
+    }
+
+    fn dial(&mut self, node: &Endpoint, purpose: Purpose) -> Option<LinkId> {
+        self.metrics.cluster_links.add(1);
+        self.links.add(Link::dialing(node.clone(), purpose, self.dial.dial(node)))
+    }
+
+    /// The link of the primary of this slot. `None` where nobody is known to serve it, or a place is missing.
+    #[inline]
+    pub(super) fn link_of_slot(&mut self, slot: u16) -> Option<LinkId> {
+        let place = usize::from(self.map.place_of(slot)?);
+        if let Some(Some(id)) = self.by_place.get(place).copied()
+            && self.links.get(id).is_some_and(|link| link.is_usable())
+        {
+            return Some(id);
+        }
+        let node = self.map.primary(slot)?.clone();
+        let id = self.link_of(&node, Purpose::Main)?;
+        if self.by_place.len() <= place {
+            self.by_place.resize(place + 1, None);
+        }
+        if let Some(known) = self.by_place.get_mut(place) {
+            *known = Some(id);
+        }
+        Some(id)
+    }
+
+    /// The link of a replica of this slot, in turn; of the primary where there is none.
+    pub(super) fn replica_of_slot(&mut self, slot: u16) -> Option<LinkId> {
+        let replicas = self.map.shard(slot).map_or(0, |shard| shard.replicas.len());
+        for _ in 0..replicas {
+            self.turn = self.turn.wrapping_add(1);
+            let shard = self.map.shard(slot)?;
+            let node = shard.replicas.get(self.turn % replicas)?.clone();
+            if !self.gone_replicas.contains(&node) {
+                return self.link_of(&node, Purpose::Replica);
+            }
+        }
+        self.link_of_slot(slot)
+    }
+
+    /// The link of commands without a key: the first connection, and when that is lost the first primary's.
+    pub(super) fn home_link(&mut self) -> Option<LinkId> {
+        if let Some(home) = self.home
+            && self.links.get(home).is_some_and(|link| link.is_usable())
+        {
+            return Some(home);
+        }
+        let up = self.links.find(|link| link.purpose == Purpose::Main && link.is_up());
+        let home = match up {
+            Some(up) => up,
+            None => {
+                let node = self.map.primaries().next()?.clone();
+                self.link_of(&node, Purpose::Main)?
+            }
+        };
+        self.home = Some(home);
+        Some(home)
+    }
+
+    /// A link to a node on which this piece comes behind all that is still owed there. `None`: not now.
+    pub(super) fn link_for_again(
+        &mut self,
+        node: &Endpoint,
+        piece: Piece,
+        of_replica: bool,
+    ) -> Option<LinkId> {
+        let place = (piece.number, piece.part.unwrap_or(0));
+        let purpose = if of_replica { Purpose::Replica } else { Purpose::Main };
+        let fits = |link: &mut Link| {
+            link.is_usable()
+                && link.node == *node
+                && (link.purpose == purpose || (link.purpose == Purpose::Detour && !of_replica))
+                && (link.last < place || !link.has_work())
+        };
+        if let Some(known) = self.links.find(fits) {
+            return Some(known);
+        }
+        let others = self
+            .links
+            .iter_mut()
+            .filter(|(_, link)| link.is_usable() && link.node == *node && link.purpose != Purpose::Replica)
+            .count();
+        match others {
+            0 => self.dial(node, purpose),
+            1..=MOST_DETOURS => self.dial(node, Purpose::Detour),
+            _ => None,
+        }
+    }
+
+    /// Looks after connections that are being made. True where there is news.
+    pub(super) fn poll_dials(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut news = false;
+        for id in self.links.ids() {
+            let Some(link) = self.links.get(id) else { continue };
+            match link.poll_dial(cx) {
+                Dialed::NoNews => {}
+                Dialed::Up => {
+                    news = true;
+                    let of_replica = link.purpose == Purpose::Replica;
+                    let (greeting, replies) =
+                        self.settings.greeting(&self.journal.facts().db_user, of_replica);
+                    link.greet(&greeting, replies);
+                }
+                Dialed::Failed(why) => {
+                    news = true;
+                    tracing::debug!(why, "a node of a cluster cannot be reached");
+                    self.unreachable(id, &why);
+                }
+            }
+        }
+        Ok(news)
+    }
+
+    /// A link never came to be: what waited for it was not sent, and waits on.
+    fn unreachable(&mut self, id: LinkId, why: &str) {
+        let Some(link) = self.links.remove(id) else { return };
+        self.forget(id);
+        self.metrics.cluster_links_failed.add(1);
+        if link.purpose == Purpose::Replica {
+            self.gone_replicas.push(link.node.clone());
+        }
+        let mut words = Vec::new();
+        let text = format!("the node {} of the cluster could not be reached: {why}", link.node);
+        encode::error(&mut words, "CLUSTERDOWN keystile:", &text);
+        let mut held = false;
+        let mut lost = Vec::new();
+        for (number, entry) in self.order.iter_mut() {
+            match &mut entry.awaiting {
+                // Of a transaction, or streamed: it is not there any more.
+                Awaiting::Link(at) if *at == id && entry.kept == 0 => lost.push(number),
+                Awaiting::Link(at) if *at == id => {
+                    entry.awaiting = Awaiting::Held;
+                    entry.of_replica = false;
+                    held = true;
+                }
+                Awaiting::Fan(fan) => held |= fan.unreachable(id, link.purpose == Purpose::Replica),
+                _ => {}
+            }
+        }
+        for number in lost {
+            self.order.answer(number, words.clone());
+            // A HELLO or an AUTH of the client's, perhaps.
+            self.release();
+        }
+        self.transaction_lost(id);
+        self.subscriptions_lost(id);
+        if held {
+            self.begin_trouble(Cause::Unreachable, words);
+        }
+        self.shared_map.expire();
+    }
+
+    /// A link has ended and everything that it sent was taken: what it still owes is unknown.
+    pub(super) fn lose(&mut self, id: LinkId) -> Result<(), End> {
+        let Some(link) = self.links.remove(id) else { return Ok(()) };
+        self.forget(id);
+        self.metrics.cluster_links_lost.add(1);
+        if self.streaming.as_ref().is_some_and(|streaming| streaming.link == id) {
+            // Half a reply cannot be taken back.
+            return Err(End::ServerClosed);
+        }
+        let mut words = Vec::new();
+        let text = format!(
+            "the connection to the node {} of the cluster was lost before it answered; whether the command was \
+             executed is unknown",
+            link.node
+        );
+        encode::error(&mut words, "ERR keystile:", &text);
+        let mut lost = Vec::new();
+        let mut failed_sign_in = false;
+        for (number, entry) in self.order.iter_mut() {
+            match &mut entry.awaiting {
+                Awaiting::Link(at) if *at == id => {
+                    failed_sign_in |= matches!(entry.meaning, Meaning::ClientAuth | Meaning::Hello { .. });
+                    lost.push(number);
+                }
+                Awaiting::Fan(fan) => fan.lost(id, &words, link.purpose == Purpose::Replica),
+                _ => {}
+            }
+        }
+        for number in lost {
+            if let Some(entry) = self.order.at(number) {
+                let label = entry.label;
+                entry.meaning = Meaning::Plain;
+                self.journal.failed(label, "ERR", "the connection to a node was lost");
+            }
+            self.order.answer(number, words.clone());
+        }
+        if link.is_asked(Own::Slots) {
+            self.waits_for_map = false;
+        }
+        if failed_sign_in || link.is_asked(Own::SignIn) {
+            self.release();
+        }
+        self.transaction_lost(id);
+        self.subscriptions_lost(id);
+        if self.settings.tracks() {
+            self.flush_tracked();
+        }
+        self.shared_map.expire();
+        Ok(())
+    }
+
+    /// Nothing goes to this link any more.
+    fn forget(&mut self, id: LinkId) {
+        if self.home == Some(id) {
+            self.home = None;
+        }
+        for known in &mut self.by_place {
+            if *known == Some(id) {
+                *known = None;
+            }
+        }
+        if let Some(streamed) = &mut self.streaming_request
+            && streamed.link == Some(id)
+        {
+            streamed.link = None;
+        }
+    }
+
+    /// Takes a newer map, if there is one, and closes links to nodes that are not in it.
+    pub(super) fn follow_map(&mut self) {
+        let version = self.shared_map.version();
+        if version == self.map_version {
+            return;
+        }
+        self.map_version = version;
+        self.map = self.shared_map.load();
+        self.by_place.clear();
+        self.gone_replicas.clear();
+        self.subscriptions_follow_map();
+        if self.shared_map.is_told() {
+            self.waits_for_map = false;
+        }
+        for id in self.links.ids() {
+            let (home, map) = (self.home == Some(id), &self.map);
+            let idle = |link: &mut Link| {
+                !home && !link.owes() && link.unread() == 0 && !map.nodes().any(|node| *node == link.node)
+            };
+            if !self.pins(id) && !self.is_subscribed_on(id) && self.links.get(id).is_some_and(idle) {
+                self.links.remove(id);
+                self.forget(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The client's commands in the order in which their replies leave, and the bytes of those that may have to be
+//! sent again.
+//!
+//! Each connection to a node answers in the order of what it was sent, and is sent commands in the order of
+//! this queue. So a reply at the head of a connection belongs to the first command here that waits for that
+//! connection, and is left there until that command's turn has come: nothing is copied to keep the order.
+
+use std::collections::VecDeque;
+
+use super::buffers;
+use super::fan::Fan;
+use super::link::LinkId;
+use crate::session::expected::{Label, Topic};
+
+/// Commands that may be unanswered before the client is read no further: 64 bytes each.
+const MOST_ENTRIES: usize = 64 * 1024;
+/// Bytes of unanswered requests that are kept, one more request not counted.
+pub(super) const WINDOW: usize = 1024 * 1024;
+/// Bytes at the front of the window that are done with before the rest is moved there.
+const COMPACT_AT: usize = 64 * 1024;
+/// Shortest queue whose memory is given back when it empties.
+const SHRINK_ABOVE: usize = 64;
+/// Stands for no slot.
+pub(super) const NO_SLOT: u16 = u16::MAX;
+
+/// What a command waits for.
+#[derive(Debug)]
+pub(super) enum Awaiting {
+    /// The next reply of a link.
+    Link(LinkId),
+    /// To be sent, for the first time or again.
+    Held,
+    /// Its turn: the answer is here.
+    Answer(Box<[u8]>),
+    /// The replies of several.
+    Fan(Box<Fan>),
+}
+
+/// What its reply means to the session.
+#[derive(Debug, Default)]
+pub(super) enum Meaning {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// It is swallowed and this takes its place.
+    Replace(Box<[u8]>),
+    /// It tells the protocol.
+    Hello {
+        /// Whether it carries the client's own AUTH.
+        lets_in: bool,
+    },
+    /// It tells whether the cache took the client's own AUTH.
+    ClientAuth,
+    /// It ends all that the connection was.
+    Reset,
+    /// If it is no error, the same goes to every other link, and to each new one.
+    Setting(Box<super::settings::Setting>),
+    /// Confirmations of a (un)subscription, one for each channel.
+    Acks {
+        /// Which kind.
+        topic: Topic,
+        /// How many are missing; `None` for all that there are.
+        left: Option<u32>,
+    },
+    /// The beginning of a watch.
+    Watch,
+}
+
+/// One command.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) awaiting: Awaiting,
+    pub(super) meaning: Meaning,
+    pub(super) label: Label,
+    /// The slot that it belongs to, or [`NO_SLOT`].
+    pub(super) slot: u16,
+    /// Bytes of it that the window holds; 0 where it is not kept.
+    pub(super) kept: u32,
+    /// Where they begin, among all bytes ever kept, modulo 2^32.
+    kept_at: u32,
+    /// How often it was sent again.
+    pub(super) again: u8,
+    /// Whether the client wants no reply.
+    pub(super) muted: bool,
+    /// Whether a replica may answer it.
+    pub(super) of_replica: bool,
+}
+
+impl Entry {
+    /// A command that waits for this.
+    pub(super) fn new(awaiting: Awaiting, label: Label, muted: bool) -> Self {
+        Self {
+            awaiting,
+            meaning: Meaning::Plain,
+            label,
+            slot: NO_SLOT,
+            kept: 0,
+            kept_at: 0,
+            again: 0,
+            muted,
+            of_replica: false,
+        }
+    }
+}
+
+/// The queue with its window.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    queue: VecDeque<Entry>,
+    /// Commands that were answered since the beginning: the number of the front one.
+    answered: u64,
+    /// Bytes of kept requests, from `start` on.
+    window: Vec<u8>,
+    start: usize,
+    /// All bytes ever kept, and those that no longer are, modulo 2^32.
+    kept: (u32, u32),
+    /// Bytes of answers that wait.
+    answers: usize,
+}
+
+impl Order {
+    /// The number of the command at the front.
+    pub(super) fn first(&self) -> u64 {
+        self.answered
+    }
+
+    /// The number that the next command gets.
+    #[inline]
+    pub(super) fn next(&self) -> u64 {
+        self.answered + self.queue.len() as u64
+    }
+
+    /// Adds a command; `request` is kept until it is answered.
+    #[inline]
+    pub(super) fn push(&mut self, mut entry: Entry, request: &[u8]) {
+        if !request.is_empty() {
+            buffers::append(&mut self.window, request);
+            entry.kept = u32::try_from(request.len()).unwrap_or(0);
+            entry.kept_at = self.kept.0;
+            self.kept.0 = self.kept.0.wrapping_add(entry.kept);
+        }
+        if let Awaiting::Answer(bytes) = &entry.awaiting {
+            self.answers += bytes.len();
+        }
+        self.queue.push_back(entry);
+    }
+
+    /// The command whose turn it is.
+    #[inline]
+    pub(super) fn front(&mut self) -> Option<&mut Entry> {
+        self.queue.front_mut()
+    }
+
+    /// Takes the command whose turn it is; its bytes are kept no longer.
+    #[inline]
+    pub(super) fn pop(&mut self) -> Option<Entry> {
+        let entry = self.queue.pop_front()?;
+        self.answered += 1;
+        self.start += entry.kept as usize;
+        self.kept.1 = self.kept.1.wrapping_add(entry.kept);
+        if let Awaiting::Answer(bytes) = &entry.awaiting {
+            self.answers = self.answers.saturating_sub(bytes.len());
+        }
+        if self.start >= self.window.len() {
+            self.window.clear();
+            self.start = 0;
+        } else if self.start >= COMPACT_AT {
+            self.window.drain(..self.start);
+            self.start = 0;
+        }
+        if self.queue.is_empty() {
+            buffers::rest(&mut self.window);
+            if self.queue.capacity() > SHRINK_ABOVE {
+                self.queue = VecDeque::new();
+            }
+        }
+        Some(entry)
+    }
+
+    /// Puts an answer in place of what a command waits for.
+    pub(super) fn answer(&mut self, number: u64, bytes: Vec<u8>) {
+        if let Some(entry) = self.at(number) {
+            let length = bytes.len();
+            entry.awaiting = Awaiting::Answer(bytes.into_boxed_slice());
+            self.answers += length;
+        }
+    }
+
+    /// The command of this number, if it is unanswered.
+    pub(super) fn at(&mut self, number: u64) -> Option<&mut Entry> {
+        let place = usize::try_from(number.checked_sub(self.answered)?).ok()?;
+        self.queue.get_mut(place)
+    }
+
+    /// All unanswered commands, with their numbers.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Entry)> {
+        (self.answered..).zip(self.queue.iter_mut())
+    }
+
+    /// The kept bytes of a command; empty where none are.
+    pub(super) fn request(&self, number: u64) -> &[u8] {
+        let Some(place) = number.checked_sub(self.answered).and_then(|place| usize::try_from(place).ok())
+        else {
+            return &[];
+        };
+        let Some(entry) = self.queue.get(place).filter(|entry| entry.kept > 0) else { return &[] };
+        let from = self.start + entry.kept_at.wrapping_sub(self.kept.1) as usize;
+        self.window.get(from..from + entry.kept as usize).unwrap_or_default()
+    }
+
+    /// Whether a later command of this slot was sent already.
+    pub(super) fn is_overtaken(&self, number: u64, slot: u16) -> bool {
+        let behind = usize::try_from(number.saturating_sub(self.answered)).unwrap_or(usize::MAX);
+        self.queue.iter().skip(behind.saturating_add(1)).any(|entry| match &entry.awaiting {
+            Awaiting::Link(_) => entry.slot == slot,
+            Awaiting::Fan(fan) => fan.has_slot(slot),
+            Awaiting::Held | Awaiting::Answer(_) => false,
+        })
+    }
+
+    /// Whether everything is answered.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether another request may be taken on.
+    #[inline]
+    pub(super) fn has_room(&self, most_answers: usize) -> bool {
+        self.queue.len() < MOST_ENTRIES
+            && self.window.len() - self.start < WINDOW
+            && self.answers < most_answers
+    }
+
+    /// How many answers the client still waits for, at most `most`.
+    pub(super) fn unanswered(&self, most: u32) -> u32 {
+        let waiting = self.queue.iter().filter(|entry| !entry.muted).count();
+        u32::try_from(waiting).unwrap_or(most).min(most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(order: &mut Order, request: &[u8]) {
+        order.push(Entry::new(Awaiting::Held, 7, false), request);
+    }
+
+    #[test]
+    fn requests_are_kept_until_they_are_answered() {
+        let mut order = Order::default();
+        assert!(size_of::<Entry>() <= 64, "{}", size_of::<Entry>());
+        for round in 0..1_000_u32 {
+            plain(&mut order, round.to_string().as_bytes());
+            plain(&mut order, b"");
+            order.push(Entry::new(Awaiting::Answer(Box::from(*b"+OK\r\n")), 7, false), b"");
+            if round % 3 != 0 {
+                let first = order.first();
+                let kept = order.request(first).to_vec();
+                assert_eq!(order.pop().unwrap().kept as usize, kept.len());
+            }
+            let last = order.next() - 3;
+            assert_eq!(order.request(last), round.to_string().as_bytes());
+        }
+        while order.pop().is_some() {}
+        assert!(order.is_empty() && order.window.capacity() == 0 && order.answers == 0);
+        assert_eq!(order.first(), 3_000);
+    }
+
+    #[test]
+    fn the_window_has_a_bound() {
+        let mut order = Order::default();
+        while order.has_room(usize::MAX) {
+            plain(&mut order, &[b'x'; 1_000]);
+        }
+        assert!((WINDOW..WINDOW + 1_000).contains(&order.window.len()));
+        order.pop();
+        assert!(order.has_room(usize::MAX));
+    }
+}

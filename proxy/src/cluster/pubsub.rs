@@ -1,0 +1,542 @@
+//! Subscriptions: channels and patterns on the home link, for the cluster's bus spreads what is published;
+//! shard channels at their slots; what may match keyspace events at every primary, for those tell of their own
+//! keys only.
+//!
+//! The session knows by name what it is subscribed to: so a subscription outlives the node that held it (what
+//! is published meanwhile is missed), and the counts in confirmations are those of the whole session.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use keystile_resp::encode;
+use keystile_resp::reply::{Frame, Kind, is_subscriber_message};
+use keystile_resp::slot;
+use tokio::time::{Duration, Instant, Sleep};
+
+use super::ClusterSession;
+use super::link::{LinkId, Own, Purpose};
+use super::order::{Awaiting, Meaning, NO_SLOT};
+use super::plan::CROSS_SLOT;
+use super::requests::{Incoming, NOBODY, Taken};
+use super::value::Value;
+use crate::session::expected::Topic;
+use crate::session::judge::Refused;
+use crate::session::{End, Standing};
+
+/// Names that a session may be subscribed to.
+const MOST_NAMES: usize = 64 * 1024;
+/// The pause before a subscription that has lost its node is placed again, and before the next try.
+const PLACE_AGAIN: Duration = Duration::from_millis(100);
+/// What the channels of keyspace events begin with.
+const KEYSPACE: &[u8] = b"__key";
+
+type Names = BTreeMap<Box<[u8]>, Option<LinkId>>;
+
+/// What a session is subscribed to, and on which link; `None` while it has none.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    channels: Names,
+    patterns: Names,
+    shards: Names,
+    /// Links beside the home one on which names that may match keyspace events are subscribed to.
+    everywhere: Vec<LinkId>,
+    /// Set while a name has no link.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Subscriptions {
+    fn names(&mut self, topic: Topic) -> &mut Names {
+        match topic {
+            Topic::Channel => &mut self.channels,
+            Topic::Pattern => &mut self.patterns,
+            Topic::Shard => &mut self.shards,
+        }
+    }
+
+    /// The count in a confirmation.
+    fn count(&self, topic: Topic) -> usize {
+        match topic {
+            Topic::Shard => self.shards.len(),
+            Topic::Channel | Topic::Pattern => self.channels.len() + self.patterns.len(),
+        }
+    }
+
+    /// Whether there is nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.channels.is_empty() && self.patterns.is_empty() && self.shards.is_empty()
+    }
+
+    fn keyspace(&self) -> bool {
+        self.channels.keys().any(|name| may_be_keyspace(Topic::Channel, name))
+            || self.patterns.keys().any(|name| may_be_keyspace(Topic::Pattern, name))
+    }
+}
+
+/// Whether a name can match the channel of a keyspace event.
+fn may_be_keyspace(topic: Topic, name: &[u8]) -> bool {
+    let special = |byte: &u8| matches!(byte, b'*' | b'?' | b'[' | b'\\');
+    let plain = match topic {
+        Topic::Shard => return false,
+        Topic::Channel => name.len(),
+        Topic::Pattern => name.iter().position(special).unwrap_or(name.len()),
+    };
+    let compared = plain.min(KEYSPACE.len());
+    name.get(..compared) == KEYSPACE.get(..compared) && (compared == KEYSPACE.len() || plain < name.len())
+}
+
+fn word(topic: Topic, adds: bool) -> &'static str {
+    match (topic, adds) {
+        (Topic::Channel, true) => "subscribe",
+        (Topic::Channel, false) => "unsubscribe",
+        (Topic::Pattern, true) => "psubscribe",
+        (Topic::Pattern, false) => "punsubscribe",
+        (Topic::Shard, true) => "ssubscribe",
+        (Topic::Shard, false) => "sunsubscribe",
+    }
+}
+
+/// What a confirmation confirms.
+fn confirmed(first: &[u8]) -> Option<(Topic, bool)> {
+    let all = [Topic::Channel, Topic::Pattern, Topic::Shard];
+    let all = all.into_iter().flat_map(|topic| [(topic, true), (topic, false)]);
+    all.into_iter().find(|(topic, adds)| word(*topic, *adds).as_bytes() == first)
+}
+
+impl ClusterSession {
+    /// Whether a RESP2 client subscribes, which may say little else then.
+    #[inline]
+    pub(super) fn is_subscriber2(&self) -> bool {
+        !self.settings.resp3 && !self.subscriptions.is_empty()
+    }
+
+    /// `SUBSCRIBE` and its kin. All before is answered first: confirmations of RESP3 are no replies, so nothing
+    /// but this puts them in their place.
+    pub(super) fn subscribe(
+        &mut self,
+        topic: Topic,
+        incoming: &Incoming<'_>,
+        args: &[Cow<'_, [u8]>],
+    ) -> Result<Taken, End> {
+        if !self.order.is_empty() || self.waits_for_map {
+            return Ok(Taken::No);
+        }
+        let names = args.get(1..).unwrap_or_default();
+        if names.is_empty() {
+            return self.send_home(incoming);
+        }
+        let known = self.subscriptions.count(Topic::Channel) + self.subscriptions.count(Topic::Shard);
+        if known + names.len() > MOST_NAMES {
+            let text = "a session subscribes to at most 65,536 names";
+            return self.refuse(incoming, &Refused::new(incoming.id, "ERR", "too long", text));
+        }
+        let slots = names.iter().map(|name| slot::of_key(name));
+        let place = match topic {
+            Topic::Shard => {
+                let first = names.first().map_or(0, |name| slot::of_key(name));
+                if slots.into_iter().any(|slot| slot != first) {
+                    return self.answer_error(incoming, CROSS_SLOT);
+                }
+                first
+            }
+            Topic::Channel | Topic::Pattern => NO_SLOT,
+        };
+        let link = if place == NO_SLOT { self.home_link() } else { self.link_of_slot(place) };
+        let Some(link) = link else { return self.answer_error(incoming, NOBODY) };
+        let left = u32::try_from(names.len()).ok();
+        self.lift(link);
+        self.send_on(incoming, link, place, true, Meaning::Acks { topic, left })
+    }
+
+    /// `UNSUBSCRIBE` and its kin: confirmed here, for all names are known here.
+    pub(super) fn unsubscribe(
+        &mut self,
+        topic: Topic,
+        incoming: &Incoming<'_>,
+        args: &[Cow<'_, [u8]>],
+    ) -> Result<Taken, End> {
+        if !self.order.is_empty() {
+            return Ok(Taken::No);
+        }
+        self.note(incoming);
+        self.take_muted();
+        let given = args.get(1..).unwrap_or_default();
+        let names: Vec<Box<[u8]>> = match given {
+            [] => self.subscriptions.names(topic).keys().cloned().collect(),
+            given => given.iter().map(|name| Box::from(name.as_ref())).collect(),
+        };
+        let mut answer = Vec::new();
+        if names.is_empty() {
+            self.confirm(&mut answer, topic, false, None);
+        }
+        let everywhere = self.subscriptions.everywhere.clone();
+        for name in names {
+            let link = self.subscriptions.names(topic).remove(&name).flatten();
+            let mut request = Vec::new();
+            encode::request(&mut request, &[word(topic, false).to_ascii_uppercase().as_bytes(), &name]);
+            let others = everywhere.iter().copied().filter(|_| may_be_keyspace(topic, &name));
+            for id in others.chain(link) {
+                if let Some(link) = self.links.get(id) {
+                    link.whisper(&request, 1);
+                }
+            }
+            self.confirm(&mut answer, topic, false, Some(&name));
+        }
+        if !self.subscriptions.keyspace() {
+            self.subscriptions.everywhere.clear();
+        }
+        if self.subscriptions.is_empty() {
+            self.lower();
+        }
+        self.answer(incoming.label(), answer, false);
+        Ok(Taken::Yes)
+    }
+
+    /// A confirmation of ours.
+    fn confirm(&self, out: &mut Vec<u8>, topic: Topic, adds: bool, name: Option<&[u8]>) {
+        out.extend_from_slice(if self.settings.resp3 { b">3\r\n" } else { b"*3\r\n" });
+        encode::bulk(out, word(topic, adds).as_bytes());
+        match name {
+            Some(name) => encode::bulk(out, name),
+            None if self.settings.resp3 => out.extend_from_slice(b"_\r\n"),
+            None => out.extend_from_slice(b"$-1\r\n"),
+        }
+        encode::integer(out, i64::try_from(self.subscriptions.count(topic)).unwrap_or(i64::MAX));
+    }
+
+    /// What a RESP2 client that subscribes may not say, in the servers' words.
+    pub(super) fn refuse_subscriber(&mut self, incoming: &Incoming<'_>) -> Result<Taken, End> {
+        if incoming.id.is_some_and(|id| id.command().name == "ping") {
+            let mut answer = b"*2\r\n$4\r\npong\r\n".to_vec();
+            encode::bulk(&mut answer, incoming.args().get(1).map(AsRef::as_ref).unwrap_or_default());
+            self.answer_here(incoming, &answer);
+            return Ok(Taken::Yes);
+        }
+        let name = incoming.request.name(incoming.buf).unwrap_or_default();
+        let name =
+            String::from_utf8_lossy(name.get(..name.len().min(64)).unwrap_or_default()).to_ascii_lowercase();
+        let mut words = Vec::new();
+        let text = format!(
+            "Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+             context"
+        );
+        encode::error(&mut words, "ERR", &text);
+        self.answer_error(incoming, &words)
+    }
+
+    /// Whether a frame answers nothing: a message, or a confirmation.
+    pub(super) fn is_message(&mut self, id: LinkId, frame: &Frame) -> bool {
+        if self.settings.resp3 || frame.marker != b'*' {
+            return false;
+        }
+        let awaits = matches!(
+            self.order.front(),
+            Some(front) if matches!(front.meaning, Meaning::Acks { .. })
+                && matches!(front.awaiting, Awaiting::Link(at) if at == id)
+        );
+        let subscriber = !self.subscriptions.is_empty();
+        let Some(link) = self.links.get(id) else { return false };
+        (awaits || subscriber || link.whispered > 0)
+            && frame.text(link.bytes(frame.len)).is_some_and(is_subscriber_message)
+    }
+
+    /// A message, a confirmation, an invalidation: what becomes of it.
+    pub(super) fn message(&mut self, id: LinkId, frame: &Frame, out: &mut Vec<u8>) -> Result<(), End> {
+        let Some(link) = self.links.get(id) else { return Ok(()) };
+        let mut bytes = link.bytes(frame.len).to_vec();
+        let first = frame.text(&bytes).unwrap_or_default();
+        let passes = match (confirmed(first), first) {
+            (Some((topic, adds)), _) => self.acknowledged(id, topic, adds, &bytes)?,
+            (None, b"message") => self.is_wanted(id, Topic::Channel, &bytes),
+            (None, b"pmessage") => self.is_wanted(id, Topic::Pattern, &bytes),
+            (None, b"smessage") => self.is_wanted(id, Topic::Shard, &bytes),
+            _ => true,
+        };
+        if passes {
+            if !self.settings.resp3
+                && let Some(marker @ b'>') = bytes.first_mut()
+            {
+                *marker = b'*';
+            }
+            self.journal.pushed(bytes.len());
+            out.extend_from_slice(&bytes);
+        }
+        out.append(&mut self.pushes);
+        Ok(())
+    }
+
+    /// Whether a message is for the client: it may be on its way when the client unsubscribes, and other links
+    /// than the home one are there for keyspace events alone.
+    fn is_wanted(&self, id: LinkId, topic: Topic, bytes: &[u8]) -> bool {
+        let mut items = Value::read(bytes).and_then(|value| value.items()).into_iter().flatten().skip(1);
+        let mut next = || Some(Value::read(items.next()?)?.text()?.to_vec());
+        let Some(name) = next() else { return true };
+        let (names, channel) = match topic {
+            Topic::Shard => return self.subscriptions.shards.contains_key(name.as_slice()),
+            Topic::Channel => (&self.subscriptions.channels, Some(name.clone())),
+            Topic::Pattern => (&self.subscriptions.patterns, next()),
+        };
+        let is_event = channel.is_some_and(|channel| channel.starts_with(KEYSPACE));
+        names.get(name.as_slice()).is_some_and(|home| is_event || *home == Some(id))
+    }
+
+    /// A confirmation came; whether the client gets it as it is.
+    fn acknowledged(&mut self, id: LinkId, topic: Topic, adds: bool, bytes: &[u8]) -> Result<bool, End> {
+        let mut items = Value::read(bytes).and_then(|value| value.items()).into_iter().flatten();
+        let name: Option<Box<[u8]>> =
+            items.nth(1).and_then(Value::read).and_then(|value| value.text().map(Box::from));
+        let awaited = match self.order.front() {
+            Some(front) if matches!(front.awaiting, Awaiting::Link(at) if at == id) => {
+                match &mut front.meaning {
+                    Meaning::Acks { topic: awaited, left: Some(left) } if adds && *awaited == topic => {
+                        *left = left.saturating_sub(1);
+                        Some(*left == 0)
+                    }
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        let Some(done) = awaited else {
+            let held = name.and_then(|name| self.subscriptions.shards.get_mut(&name));
+            match held {
+                // Nobody asked for it: the slot has moved.
+                Some(place) if topic == Topic::Shard && !adds && *place == Some(id) => {
+                    *place = None;
+                    self.shared_map.expire();
+                    self.place_soon();
+                }
+                _ => {
+                    if let Some(link) = self.links.get(id) {
+                        link.whispered = link.whispered.saturating_sub(1);
+                    }
+                }
+            }
+            return Ok(false);
+        };
+        let name = name
+            .ok_or_else(|| End::ServerMalformed("a node confirmed a subscription to nothing".to_owned()))?;
+        self.subscriptions.names(topic).insert(name.clone(), Some(id));
+        let mut own = Vec::new();
+        self.confirm(&mut own, topic, true, Some(&name));
+        self.pushes.extend_from_slice(&own);
+        if done {
+            if let Some(link) = self.links.get(id) {
+                link.settle();
+            }
+            self.pop();
+            self.place_everywhere();
+        }
+        Ok(false)
+    }
+
+    /// A link on which a RESP2 client subscribes is given RESP3, in which AUTH is allowed beside messages; these
+    /// are told to the client in its own form. Where the db user may not, it stays as it is.
+    fn lift(&mut self, id: LinkId) {
+        let needed = !self.settings.resp3 && matches!(self.standing, Standing::Ours(_));
+        if let Some(link) = self.links.get(id).filter(|link| needed && !link.lifted) {
+            link.lifted = true;
+            link.ask(b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n", Own::Lift);
+        }
+    }
+
+    /// The last subscription is gone.
+    fn lower(&mut self) {
+        for (_, link) in self.links.iter_mut() {
+            if std::mem::take(&mut link.lifted) {
+                link.ask(b"*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n", Own::Needed);
+            }
+        }
+    }
+
+    /// Whether AUTH is allowed on every link beside what it is subscribed to.
+    pub(super) fn may_auth_beside_subscriptions(&mut self) -> bool {
+        if !self.is_subscriber2() {
+            return true;
+        }
+        for id in self.links.ids() {
+            let subscribed = self.is_subscribed_on(id);
+            if subscribed && self.links.get(id).is_some_and(|link| !link.lifted) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Names that may match keyspace events are subscribed to at each primary.
+    fn place_everywhere(&mut self) {
+        if !self.subscriptions.keyspace() {
+            return;
+        }
+        let home = self.home_link();
+        let nodes: Vec<_> = self.map.primaries().cloned().collect();
+        let links: Vec<LinkId> = nodes.iter().filter_map(|node| self.link_of(node, Purpose::Main)).collect();
+        links.iter().for_each(|id| self.lift(*id));
+        let mut wanted = Vec::new();
+        for (topic, names) in
+            [(Topic::Channel, &self.subscriptions.channels), (Topic::Pattern, &self.subscriptions.patterns)]
+        {
+            let names: Vec<&[u8]> =
+                names.keys().map(AsRef::as_ref).filter(|name| may_be_keyspace(topic, name)).collect();
+            if !names.is_empty() {
+                let verb = word(topic, true).to_ascii_uppercase();
+                let mut request = Vec::new();
+                encode::request(&mut request, &[&[verb.as_bytes()], names.as_slice()].concat());
+                wanted.push((request, names.len()));
+            }
+        }
+        for id in links.iter().copied().filter(|id| Some(*id) != home) {
+            if let Some(link) = self.links.get(id) {
+                // Again where it is subscribed to already: that changes nothing.
+                wanted.iter().for_each(|(request, names)| link.whisper(request, *names));
+            }
+        }
+        self.subscriptions.everywhere = links;
+        self.subscriptions.everywhere.retain(|id| Some(*id) != home);
+    }
+
+    /// A link is gone, and the subscriptions that it held.
+    pub(super) fn subscriptions_lost(&mut self, id: LinkId) {
+        let lost = |names: &mut Names| {
+            names.values_mut().filter(|place| **place == Some(id)).map(|place| *place = None).count()
+        };
+        let subscriptions = &mut self.subscriptions;
+        let count = lost(&mut subscriptions.channels)
+            + lost(&mut subscriptions.patterns)
+            + lost(&mut subscriptions.shards);
+        let everywhere = subscriptions.everywhere.len();
+        subscriptions.everywhere.retain(|at| *at != id);
+        if count > 0 || everywhere != subscriptions.everywhere.len() {
+            self.place_soon();
+        }
+    }
+
+    /// There may be new primaries.
+    pub(super) fn subscriptions_follow_map(&mut self) {
+        if self.subscriptions.keyspace() {
+            self.place_soon();
+        }
+    }
+
+    fn place_soon(&mut self) {
+        if self.subscriptions.timer.is_none() {
+            self.subscriptions.timer = Some(Box::pin(tokio::time::sleep_until(Instant::now() + PLACE_AGAIN)));
+        }
+    }
+
+    /// Places subscriptions that have no link, when it is time. True where something happened.
+    pub(super) fn poll_subscriptions(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(timer) = &mut self.subscriptions.timer else { return false };
+        if timer.as_mut().poll(cx) == Poll::Pending {
+            return false;
+        }
+        self.subscriptions.timer = None;
+        self.ask_for_map_in_trouble();
+        self.follow_map();
+        for topic in [Topic::Channel, Topic::Pattern, Topic::Shard] {
+            let names: Vec<Box<[u8]>> = self
+                .subscriptions
+                .names(topic)
+                .iter()
+                .filter(|(_, place)| place.is_none())
+                .map(|(name, _)| name.clone())
+                .collect();
+            for name in names {
+                self.place(topic, &name);
+            }
+        }
+        self.place_everywhere();
+        true
+    }
+
+    fn place(&mut self, topic: Topic, name: &[u8]) {
+        let link = match topic {
+            Topic::Shard => self.link_of_slot(slot::of_key(name)),
+            Topic::Channel | Topic::Pattern => self.home_link(),
+        };
+        if let Some(id) = link {
+            self.lift(id);
+        }
+        let Some((id, link)) = link.and_then(|id| Some((id, self.links.get(id)?))) else {
+            return self.place_soon();
+        };
+        let mut request = Vec::new();
+        encode::request(&mut request, &[word(topic, true).to_ascii_uppercase().as_bytes(), name]);
+        link.whisper(&request, 1);
+        if let Some(place) = self.subscriptions.names(topic).get_mut(name) {
+            *place = Some(id);
+        }
+    }
+
+    /// An error that answers no command: where subscriptions of ours are unconfirmed, it is theirs.
+    pub(super) fn whisper_refused(&mut self, id: LinkId, kind: Kind, text: &[u8]) -> bool {
+        let Some(link) = self.links.get(id) else { return false };
+        if link.whispered == 0 || kind != Kind::Error {
+            return false;
+        }
+        link.whispered -= 1;
+        if let Some(redirect) = super::slots::Redirect::read(text, &link.node) {
+            self.shared_map.moved(redirect.slot, &redirect.to);
+            self.follow_map();
+        }
+        for (name, place) in &mut self.subscriptions.shards {
+            let moved = self
+                .map
+                .primary(slot::of_key(name))
+                .is_none_or(|node| self.links.get(id).is_none_or(|link| link.node != *node));
+            if *place == Some(id) && moved {
+                *place = None;
+            }
+        }
+        self.place_soon();
+        true
+    }
+
+    /// Nothing is subscribed to.
+    pub(super) fn forget_subscriptions(&mut self) {
+        self.subscriptions = Subscriptions::default();
+    }
+
+    /// Whether a link holds subscriptions.
+    pub(super) fn is_subscribed_on(&self, id: LinkId) -> bool {
+        let on = |names: &Names| names.values().any(|place| *place == Some(id));
+        on(&self.subscriptions.channels)
+            || on(&self.subscriptions.patterns)
+            || on(&self.subscriptions.shards)
+            || self.subscriptions.everywhere.contains(&id)
+    }
+
+    /// Whatever the client has cached may be stale.
+    pub(super) fn flush_tracked(&mut self) {
+        if self.settings.resp3 {
+            self.pushes.extend_from_slice(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_match_keyspace_events() {
+        for (topic, name, may) in [
+            (Topic::Channel, "__keyspace@0__:k", true),
+            (Topic::Channel, "__key", true),
+            (Topic::Channel, "__ke", false),
+            (Topic::Channel, "news", false),
+            (Topic::Pattern, "__keyevent@*__:del", true),
+            (Topic::Pattern, "*", true),
+            (Topic::Pattern, "_?keyspace*", true),
+            (Topic::Pattern, "__ke", false),
+            (Topic::Pattern, "news.*", false),
+            (Topic::Shard, "__keyspace@0__:k", false),
+        ] {
+            assert_eq!(may_be_keyspace(topic, name.as_bytes()), may, "{name}");
+        }
+        assert!(matches!(confirmed(b"psubscribe"), Some((Topic::Pattern, true))));
+        assert!(confirmed(b"message").is_none());
+    }
+}

@@ -1,0 +1,426 @@
+//! Transactions: on the shard of one slot.
+//!
+//! ```text
+//! none ─MULTI─► open ──a key──► pinned ─EXEC, DISCARD─► none
+//!   └──WATCH key: MULTI is pinned at once      └─its link is lost─► lost ─EXEC, DISCARD─► none
+//! ```
+//! Until a key decides on the shard nothing is sent: commands without a key are answered `+QUEUED` here. From
+//! then on the shard itself keeps the transaction and everything passes. Nothing of a transaction is ever sent
+//! again.
+
+use std::borrow::Cow;
+
+use keystile_resp::command::CommandId;
+use keystile_resp::encode;
+
+use super::link::{LinkId, Own};
+use super::order::{Awaiting, Entry, Meaning, NO_SLOT};
+use super::plan::{self, CROSS_SLOT, Local, Plan};
+use super::requests::{Incoming, NOBODY, Taken};
+use super::{Barrier, ClusterSession};
+use crate::session::End;
+use crate::session::judge::Refused;
+use crate::session::special::{Special, special};
+
+/// Bytes of commands that wait for the first key of a transaction.
+const MOST_QUEUED: usize = 1024 * 1024;
+
+const ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of previous errors.\r\n";
+const LOST: &[u8] = b"-EXECABORT Transaction discarded because the connection to its node was lost.\r\n";
+
+#[derive(Debug, Default)]
+enum Phase {
+    #[default]
+    None,
+    /// MULTI was answered, and nothing sent.
+    Open {
+        /// Commands without a key, as they are sent.
+        queued: Vec<u8>,
+        count: usize,
+    },
+    /// The shard has it.
+    Pinned { link: LinkId, slot: u16 },
+    /// The shard is gone, and with it the transaction.
+    Lost,
+}
+
+/// Keys that are watched.
+#[derive(Debug, Clone, Copy)]
+struct Watch {
+    link: LinkId,
+    slot: u16,
+    /// WATCH commands that were sent and did not fail.
+    count: u32,
+}
+
+/// The transaction of a session.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    phase: Phase,
+    /// A command was refused: EXEC aborts.
+    poisoned: bool,
+    watch: Option<Watch>,
+    /// What was watched is not any more: EXEC does nothing.
+    watch_lost: bool,
+}
+
+impl ClusterSession {
+    /// Whether a MULTI is open.
+    #[inline]
+    pub(super) fn in_transaction(&self) -> bool {
+        !matches!(self.transaction.phase, Phase::None)
+    }
+
+    /// Whether keys are watched.
+    pub(super) fn is_watching(&self) -> bool {
+        self.transaction.watch.is_some()
+    }
+
+    /// Whether a link holds what cannot be moved elsewhere.
+    pub(super) fn pins(&self, id: LinkId) -> bool {
+        matches!(self.transaction.phase, Phase::Pinned { link, .. } if link == id)
+            || self.transaction.watch.is_some_and(|watch| watch.link == id)
+    }
+
+    /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.
+    pub(super) fn take_transaction(
+        &mut self,
+        kind: Special,
+        incoming: &Incoming<'_>,
+        args: &[Cow<'_, [u8]>],
+    ) -> Result<Taken, End> {
+        let alone = args.len() == 1;
+        match kind {
+            Special::Multi if alone => self.multi(incoming),
+            Special::Watch => self.watch(incoming, args),
+            Special::EndMulti if alone => self.end(incoming),
+            Special::Unwatch if alone && !self.in_transaction() => self.unwatch(incoming),
+            // UNWATCH in a transaction is queued; any with arguments is wrong, and the server has the words.
+            _ if self.in_transaction() => self.take_in_transaction(incoming, args, Plan::Home),
+            _ => self.send_home(incoming),
+        }
+    }
+
+    fn multi(&mut self, incoming: &Incoming<'_>) -> Result<Taken, End> {
+        if let Phase::Pinned { link, slot } = self.transaction.phase {
+            // It says that they cannot be nested.
+            return self.send_pinned(incoming, link, slot, Meaning::Plain);
+        }
+        if self.in_transaction() {
+            return self.answer_error(incoming, b"-ERR MULTI calls can not be nested\r\n");
+        }
+        if let Some(Watch { link, slot, .. }) = self.transaction.watch {
+            let taken = self.send_pinned(incoming, link, slot, Meaning::Plain)?;
+            if taken == Taken::Yes {
+                self.transaction.phase = Phase::Pinned { link, slot };
+            }
+            return Ok(taken);
+        }
+        self.transaction.phase = Phase::Open { queued: Vec::new(), count: 0 };
+        self.answer_here(incoming, b"+OK\r\n");
+        Ok(Taken::Yes)
+    }
+
+    /// A command inside a transaction.
+    pub(super) fn take_in_transaction(
+        &mut self,
+        incoming: &Incoming<'_>,
+        args: &[Cow<'_, [u8]>],
+        plan: Plan,
+    ) -> Result<Taken, End> {
+        let slot = match plan {
+            Plan::Slot(slot) => slot,
+            Plan::CrossSlot | Plan::Split(_) => return self.poisoning(incoming, CROSS_SLOT),
+            Plan::Scan | Plan::Named | Plan::Local(_) | Plan::Session | Plan::AllLinks
+                if !is_harmless(incoming.id, plan) =>
+            {
+                let text = "it is not allowed inside MULTI in cluster mode";
+                return self.refuse(incoming, &Refused::new(incoming.id, "ERR", "in MULTI", text));
+            }
+            Plan::Refuse(why) => {
+                return self.refuse(incoming, &Refused::new(incoming.id, "NOPERM", "never passes", why));
+            }
+            _ => NO_SLOT,
+        };
+        match self.transaction.phase {
+            Phase::Pinned { link, slot: pinned } => {
+                if slot != NO_SLOT && pinned != NO_SLOT && slot != pinned {
+                    return self.poisoning(incoming, CROSS_SLOT);
+                }
+                let taken = self.send_pinned(incoming, link, slot, Meaning::Plain)?;
+                if taken == Taken::Yes && pinned == NO_SLOT {
+                    self.transaction.phase = Phase::Pinned { link, slot };
+                }
+                Ok(taken)
+            }
+            Phase::Lost => {
+                let words = b"-ERR keystile: the connection to the node of this transaction was lost: EXEC \
+                              discards it\r\n";
+                self.poisoning(incoming, words)
+            }
+            Phase::Open { .. } | Phase::None if slot != NO_SLOT => self.pin(incoming, slot),
+            Phase::Open { .. } | Phase::None => self.queue(incoming, args),
+        }
+    }
+
+    /// A command without a key, before any with one.
+    fn queue(&mut self, incoming: &Incoming<'_>, args: &[Cow<'_, [u8]>]) -> Result<Taken, End> {
+        if let Some(id) = incoming.id
+            && !plan::arity_fits(id, args.len())
+        {
+            let name = id.display_name().to_ascii_lowercase().replace(' ', "|");
+            let mut words = Vec::new();
+            encode::error(&mut words, "ERR", &format!("wrong number of arguments for '{name}' command"));
+            return self.poisoning(incoming, &words);
+        }
+        let Phase::Open { queued, count } = &mut self.transaction.phase else { return Ok(Taken::No) };
+        if queued.len() + incoming.bytes().len() > MOST_QUEUED {
+            let text = "over 1 MiB of commands without a key before the first key of a transaction";
+            return self.refuse(incoming, &Refused::new(incoming.id, "ERR", "too long", text));
+        }
+        queued.extend_from_slice(incoming.bytes());
+        *count += 1;
+        self.answer_here(incoming, b"+QUEUED\r\n");
+        Ok(Taken::Yes)
+    }
+
+    /// The first key decides on the shard: it gets what was queued, and the rest passes.
+    fn pin(&mut self, incoming: &Incoming<'_>, slot: u16) -> Result<Taken, End> {
+        if self.waits_for_map {
+            return Ok(Taken::No);
+        }
+        let Some(link) = self.link_of_slot(slot) else { return self.poisoning(incoming, NOBODY) };
+        if !self.may_send(Some(link)) {
+            return Ok(Taken::No);
+        }
+        self.begin_on(link, slot);
+        self.send_pinned(incoming, link, slot, Meaning::Plain)
+    }
+
+    /// Sends MULTI and what was queued.
+    fn begin_on(&mut self, id: LinkId, slot: u16) {
+        let phase = std::mem::replace(&mut self.transaction.phase, Phase::Pinned { link: id, slot });
+        let Some(link) = self.links.get(id) else { return };
+        link.ask(b"*1\r\n$5\r\nMULTI\r\n", Own::Swallow);
+        if let Phase::Open { queued, count } = phase
+            && count > 0
+        {
+            link.ask(&queued, Own::Swallow);
+            (1..count).for_each(|_| link.ask(&[], Own::Swallow));
+        }
+    }
+
+    /// Sends a command of a transaction: nothing that goes elsewhere overtakes it, and it is sent once.
+    fn send_pinned(
+        &mut self,
+        incoming: &Incoming<'_>,
+        id: LinkId,
+        slot: u16,
+        meaning: Meaning,
+    ) -> Result<Taken, End> {
+        if !self.may_send(Some(id)) {
+            return Ok(Taken::No);
+        }
+        self.note(incoming);
+        let muted = self.take_muted();
+        self.push_pinned(id, slot, incoming, meaning, muted, incoming.bytes());
+        if incoming.streamed {
+            self.streaming_request = Some(super::StreamedRequest { label: incoming.label(), link: Some(id) });
+        }
+        Ok(Taken::Yes)
+    }
+
+    fn push_pinned(
+        &mut self,
+        id: LinkId,
+        slot: u16,
+        incoming: &Incoming<'_>,
+        meaning: Meaning,
+        muted: bool,
+        request: &[u8],
+    ) {
+        let number = self.order.next();
+        let mut entry = Entry::new(Awaiting::Link(id), incoming.label(), muted);
+        entry.slot = slot;
+        entry.meaning = meaning;
+        if let Some(link) = self.links.get(id) {
+            link.send(request, number, 0);
+        }
+        self.barrier = Some(Barrier { number, link: Some(id) });
+        self.order.push(entry, &[]);
+    }
+
+    /// `EXEC` or `DISCARD`.
+    fn end(&mut self, incoming: &Incoming<'_>) -> Result<Taken, End> {
+        let is_exec = incoming.id.is_some_and(|id| id.command().name == "exec");
+        let pinned = match &self.transaction.phase {
+            // The server says that there is no MULTI.
+            Phase::None => return self.send_home(incoming),
+            Phase::Pinned { link, slot } => Some((*link, *slot)),
+            Phase::Open { .. } | Phase::Lost => None,
+        };
+        let aborted = self.aborted();
+        if !is_exec || aborted.is_some() {
+            return self.discard(incoming, pinned, if is_exec { aborted } else { None });
+        }
+        let (link, slot) = match (pinned, &self.transaction.phase) {
+            (Some(pinned), _) => pinned,
+            (None, Phase::Open { count: 1.., .. }) => {
+                let Some(home) = self.home_link() else { return self.answer_error(incoming, NOBODY) };
+                if !self.may_send(Some(home)) {
+                    return Ok(Taken::No);
+                }
+                self.begin_on(home, NO_SLOT);
+                (home, NO_SLOT)
+            }
+            _ => {
+                self.forget_transaction();
+                self.answer_here(incoming, b"*0\r\n");
+                return Ok(Taken::Yes);
+            }
+        };
+        let taken = self.send_pinned(incoming, link, slot, Meaning::Plain)?;
+        if taken == Taken::Yes {
+            self.forget_transaction();
+        }
+        Ok(taken)
+    }
+
+    /// What EXEC says where it does nothing.
+    fn aborted(&self) -> Option<&'static [u8]> {
+        match self.transaction.phase {
+            Phase::Lost => Some(LOST),
+            _ if self.transaction.poisoned => Some(ABORTED),
+            _ if self.transaction.watch_lost => {
+                Some(if self.settings.resp3 { b"_\r\n".as_slice() } else { b"*-1\r\n" })
+            }
+            _ => None,
+        }
+    }
+
+    /// Ends a transaction without carrying it out. `words` take the place of the answer.
+    fn discard(
+        &mut self,
+        incoming: &Incoming<'_>,
+        pinned: Option<(LinkId, u16)>,
+        words: Option<&'static [u8]>,
+    ) -> Result<Taken, End> {
+        let Some((link, slot)) = pinned else {
+            self.forget_transaction();
+            self.answer_here(incoming, words.unwrap_or(b"+OK\r\n"));
+            return Ok(Taken::Yes);
+        };
+        if !self.may_send(Some(link)) {
+            return Ok(Taken::No);
+        }
+        self.note(incoming);
+        let muted = self.take_muted();
+        let meaning = words.map_or(Meaning::Plain, |words| Meaning::Replace(Box::from(words)));
+        self.push_pinned(link, slot, incoming, meaning, muted, b"*1\r\n$7\r\nDISCARD\r\n");
+        self.forget_transaction();
+        Ok(Taken::Yes)
+    }
+
+    fn watch(&mut self, incoming: &Incoming<'_>, args: &[Cow<'_, [u8]>]) -> Result<Taken, End> {
+        match self.transaction.phase {
+            // It says that it is not allowed there.
+            Phase::Pinned { link, slot } => return self.send_pinned(incoming, link, slot, Meaning::Plain),
+            Phase::None => {}
+            _ => return self.answer_error(incoming, b"-ERR WATCH inside MULTI is not allowed\r\n"),
+        }
+        let slot = match plan::plan(incoming.id, args, plan::Context::default()) {
+            Plan::Slot(slot) => slot,
+            Plan::CrossSlot => return self.answer_error(incoming, CROSS_SLOT),
+            _ => return self.send_home(incoming),
+        };
+        if self.waits_for_map {
+            return Ok(Taken::No);
+        }
+        let link = match self.transaction.watch {
+            Some(watch) if watch.slot != slot => return self.answer_error(incoming, CROSS_SLOT),
+            Some(watch) => Some(watch.link),
+            None => self.link_of_slot(slot),
+        };
+        let Some(link) = link else { return self.answer_error(incoming, NOBODY) };
+        let taken = self.send_on(incoming, link, slot, true, Meaning::Watch)?;
+        if taken == Taken::Yes {
+            let count = self.transaction.watch.map_or(0, |watch| watch.count) + 1;
+            self.transaction.watch = Some(Watch { link, slot, count });
+        }
+        Ok(taken)
+    }
+
+    /// The reply to a WATCH came from this link.
+    pub(super) fn watch_answered(&mut self, id: LinkId, failed: bool) {
+        let Some(watch) = &mut self.transaction.watch else { return };
+        watch.link = id;
+        if failed {
+            watch.count -= 1;
+            if watch.count == 0 {
+                self.transaction.watch = None;
+            }
+        }
+    }
+
+    fn unwatch(&mut self, incoming: &Incoming<'_>) -> Result<Taken, End> {
+        let link = self.transaction.watch.map(|watch| watch.link).or_else(|| self.home_link());
+        let Some(link) = link else { return self.answer_error(incoming, NOBODY) };
+        let taken = self.send_on(incoming, link, NO_SLOT, true, Meaning::Plain)?;
+        if taken == Taken::Yes {
+            self.forget_transaction();
+        }
+        Ok(taken)
+    }
+
+    /// An error that aborts the transaction, as one of a server does.
+    fn poisoning(&mut self, incoming: &Incoming<'_>, words: &[u8]) -> Result<Taken, End> {
+        self.transaction.poisoned = true;
+        self.answer_error(incoming, words)
+    }
+
+    /// A command was refused.
+    pub(super) fn poison(&mut self, id: Option<CommandId>) {
+        if !self.in_transaction() {
+            return;
+        }
+        self.transaction.poisoned = true;
+        if id.is_some_and(|id| special(id) == Special::EndMulti) {
+            // A refused EXEC or DISCARD ends the transaction.
+            if let Phase::Pinned { link, .. } = self.transaction.phase
+                && let Some(link) = self.links.get(link)
+            {
+                link.ask(b"*1\r\n$7\r\nDISCARD\r\n", Own::Swallow);
+            }
+            self.forget_transaction();
+        }
+    }
+
+    /// A link is gone, and all that it held.
+    pub(super) fn transaction_lost(&mut self, id: LinkId) {
+        if matches!(self.transaction.phase, Phase::Pinned { link, .. } if link == id) {
+            self.transaction.phase = Phase::Lost;
+        }
+        if self.transaction.watch.is_some_and(|watch| watch.link == id) {
+            self.transaction.watch = None;
+            self.transaction.watch_lost = true;
+        }
+    }
+
+    /// No transaction is open, nothing is watched.
+    pub(super) fn forget_transaction(&mut self) {
+        self.transaction = Transaction::default();
+    }
+
+    /// Answers in place of a node.
+    pub(super) fn answer_here(&mut self, incoming: &Incoming<'_>, words: &[u8]) {
+        self.note(incoming);
+        let muted = self.take_muted();
+        self.answer(incoming.label(), words.to_vec(), muted);
+    }
+}
+
+/// What is the same on one node as on all.
+fn is_harmless(id: Option<CommandId>, plan: Plan) -> bool {
+    matches!(plan, Plan::Local(Local::Ok | Local::KeySlot))
+        || id.is_some_and(|id| id.command().container.is_none() && id.command().name == "select")
+}
