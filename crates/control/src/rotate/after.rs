@@ -37,6 +37,15 @@ pub(crate) fn moved(row: &mut RotationRow, state: RotationState, now: i64) {
     row.state = state;
 }
 
+/// Times that a clock wrote which was ahead: a turn is at most a period away, and what was done is done.
+pub(crate) fn anchored(row: &mut RotationRow, now: i64) {
+    let period = i64::try_from(row.period_s).unwrap_or(i64::MAX);
+    if row.due_at.saturating_sub(now) > period.saturating_mul(2) {
+        row.due_at = now.saturating_add(period);
+    }
+    row.rotated_at = row.rotated_at.map(|at| at.min(now));
+}
+
 /// A step succeeded.
 pub(crate) fn succeeded(row: &mut RotationRow) {
     row.failure = None;
@@ -89,6 +98,9 @@ pub(crate) fn put(row: &mut RotationRow, version: VersionId, now: i64) {
     if row.lock {
         row.lock_version = Some(version.clone());
     }
+    // From begin to begin: how long AWS takes does not add to the period.
+    row.due_at =
+        now.saturating_add(i64::try_from(row.period_s).unwrap_or(i64::MAX)).saturating_add(jitter_s(row));
     moved(row, RotationState::Setting { version, sent: false }, now);
 }
 
@@ -118,8 +130,6 @@ pub(crate) fn promoted(row: &mut RotationRow, version: VersionId, now: i64) {
     row.attempt = 0;
     row.teleport_secret = None;
     row.rotated_at = Some(now);
-    row.due_at =
-        now.saturating_add(i64::try_from(row.period_s).unwrap_or(i64::MAX)).saturating_add(jitter_s(row));
     succeeded(row);
     moved(row, RotationState::Ready, now);
 }

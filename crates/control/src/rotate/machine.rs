@@ -23,12 +23,14 @@ pub const UNPROVEN_AFTER_S: i64 = 120;
 pub const UNPROVEN_LOOKS: u32 = 3;
 /// How long nodes may refuse a version of an active user before it is told again, in seconds.
 pub const REFUSED_FOR_S: i64 = 10 * 60;
-/// How often the secret of a user at rest is looked at, in seconds.
-pub const SECRET_LOOK_S: i64 = 15 * 60;
+/// How often the secret of a user at rest is looked at, in seconds: once a period, within these.
+const SECRET_LOOK_S: (i64, i64) = (15 * 60, 3_600);
 /// How often the reason why a user is left alone is looked at again, in seconds.
 pub const RECHECK_S: i64 = 5 * 60;
 /// Versions that a secret may get in 24 hours: Secrets Manager's limit is 100.
 pub const VERSIONS_A_DAY: u32 = 96;
+/// The longest that a call may take, in seconds: two answers nearer to each other tell no order.
+const ANSWER_S: i64 = 30;
 /// Nothing is ever put off by more than this, in seconds: a longer wait is a clock that jumped back.
 const LONGEST_WAIT_S: i64 = 3_600;
 /// Looks that must agree before something odd is believed: lists may lag behind.
@@ -85,6 +87,8 @@ pub struct Seen<'a> {
     pub proven: Proven,
     /// Whether the user's groups allow a change now.
     pub free: bool,
+    /// Whether proxies may still hold the password before the current one, which the next change ends.
+    pub held: bool,
     /// Whether it is worth asking although it is listed as being modified: that should be over.
     pub probe: bool,
     /// When AWS last took a change of ours of another user of its groups that is under way: that explains why
@@ -162,7 +166,9 @@ pub fn needs(row: &RotationRow, wanted: Wanted, now: i64) -> Needs {
             Needs { secret: true, teleport: true, proof: false }
         }
         RotationState::Ready => {
-            let look = begins(row, wanted, now) || (now - row.secret_seen_at).abs() >= SECRET_LOOK_S;
+            let every =
+                i64::try_from(row.period_s).unwrap_or(i64::MAX).clamp(SECRET_LOOK_S.0, SECRET_LOOK_S.1);
+            let look = begins(row, wanted, now) || (now - row.secret_seen_at).abs() >= every;
             Needs { secret: look, ..Needs::default() }
         }
         RotationState::Proving { .. } => Needs { proof: true, ..Needs::default() },
@@ -183,9 +189,7 @@ pub fn next(row: &RotationRow, seen: &Seen<'_>, now: i64) -> Action {
 /// Whether the row's turn is now, were it wanted and its secret fine.
 #[must_use]
 pub fn is_due(row: &RotationRow, now: i64) -> bool {
-    let period = i64::try_from(row.period_s).unwrap_or(i64::MAX);
-    // A turn further off than two periods was set by a clock that had jumped.
-    row.lock || row.force || !row.taken || now >= row.due_at || row.due_at - now > period.saturating_mul(2)
+    row.lock || row.force || !row.taken || now >= row.due_at
 }
 
 fn begins(row: &RotationRow, wanted: Wanted, now: i64) -> bool {
@@ -322,6 +326,9 @@ fn forward(row: &RotationRow, seen: &Seen<'_>, now: i64) -> Action {
         RotationState::Ready => ready(row, seen, now),
         RotationState::Setting { .. } if !active && !seen.probe => Action::Wait("the user is being modified"),
         RotationState::Setting { .. } if !seen.free => Action::Wait("its group is being modified"),
+        RotationState::Setting { .. } if seen.held && !row.lock && !row.force => {
+            Action::Wait("proxies may still hold the password of before")
+        }
         RotationState::Setting { version, .. } => Action::Tell(version.clone()),
         RotationState::Settling { version, sent_at } if active => {
             let (version, sent_at) = (version.clone(), *sent_at);
@@ -332,7 +339,7 @@ fn forward(row: &RotationRow, seen: &Seen<'_>, now: i64) -> Action {
             let settling = RotationState::Settling { version: version.clone(), sent_at: *sent_at };
             // Somebody else's change may have begun; or the first look came before AWS began ours. A change of
             // ours that AWS took afterwards is none of these: the group was through with this one by then.
-            if !active && seen.explained.is_none_or(|taken_at| taken_at < *sent_at) {
+            if !active && seen.explained.is_none_or(|taken_at| taken_at <= *sent_at + ANSWER_S) {
                 return Action::Move(settling);
             }
             proving(row, seen.proven, version, (*active_since, *looks, *sent_at), now)
@@ -407,7 +414,9 @@ fn proving(
 ) -> Action {
     let version = version.clone();
     // A clock that jumped back: count from here.
-    let active_since = active_since.min(now);
+    if active_since > now {
+        return Action::Move(RotationState::Proving { version, active_since: now, looks: 1, sent_at });
+    }
     let active_s = now - active_since;
     let again = Action::Move(RotationState::Proving {
         version: version.clone(),

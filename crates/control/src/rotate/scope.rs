@@ -290,7 +290,7 @@ impl ScopeJob {
         let sizes = group_sizes(&members);
         let periods: Vec<Period> =
             known.iter().map(|known| period_of(known, by_arn, &sizes, update_s)).collect();
-        known
+        let mut turns: Vec<Turn> = known
             .into_iter()
             .zip(periods)
             .zip(wanted)
@@ -298,7 +298,10 @@ impl ScopeJob {
                 let grant = granted.get(known.stored.row.arn.as_str()).copied().unwrap_or_default();
                 turn(known, period, wanted, grant, place, by_arn)
             })
-            .collect()
+            .collect();
+        // Changes first: they are what the next tick's changes of the same groups wait for.
+        turns.sort_by_key(|turn| !turn.free);
+        turns
     }
 
     /// What discovery says of each row, with the brake.

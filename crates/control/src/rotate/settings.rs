@@ -21,6 +21,9 @@ pub struct Settings {
     pub proxy_groups: Vec<String>,
     /// The period where no matcher says another, in seconds.
     pub period_s: u64,
+    /// How long proxies may hold a password after it was replaced, in seconds: the next change, which ends that
+    /// one, waits for it. A forced turn does not: a proxy whose password is refused reads afresh.
+    pub held_s: i64,
     /// Users that are moved at once in one account and region.
     pub concurrency: usize,
 }
@@ -38,6 +41,7 @@ impl Settings {
             recovery_days: 30,
             proxy_groups: vec!["default".to_owned()],
             period_s: keystile_model::rotation::MIN_PERIOD_S,
+            held_s: 75,
             concurrency: 8,
         }
     }

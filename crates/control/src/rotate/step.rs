@@ -28,7 +28,10 @@ use super::period::Period;
 use super::settings::Settings;
 
 /// How often a user that is still being changed, though its group's change should be over, is asked again.
-const PROBES: u32 = 2;
+const PROBES: u32 = 3;
+
+/// Proxies try again what failed at least this often, in seconds.
+const REPEATED_S: i64 = 300;
 
 /// What steps need of the world.
 #[derive(Clone)]
@@ -127,9 +130,21 @@ struct Step<'a> {
     forgotten: bool,
 }
 
+/// What was looked up, beside what the machine decides by.
+struct Facts {
+    teleport: TeleportSeen,
+    /// Tags that should be on the secret and are not.
+    missing: Tags,
+    /// The version that holds AWSPENDING.
+    pending: Option<VersionId>,
+    proven: Proven,
+    records: Vec<ProofRecord>,
+}
+
 impl Step<'_> {
     async fn run(&mut self) -> Result<Outcome, Stop> {
         self.take_in_period();
+        after::anchored(&mut self.turn.row, self.now);
         let needs = needs(&self.turn.row, self.turn.wanted, self.now);
         let secret = self.secret(needs).await?;
         let teleport = self.teleport(needs).await?;
@@ -137,9 +152,9 @@ impl Step<'_> {
         if let SecretSeen::There(_) = secret {
             self.turn.row.secret_seen_at = self.now;
         }
-        let missing = match &secret {
-            SecretSeen::There(record) => self.missing_tags(record),
-            _ => Tags::new(),
+        let (missing, pending) = match &secret {
+            SecretSeen::There(record) => (self.missing_tags(record), record.version(Stage::Pending).cloned()),
+            _ => (Tags::new(), None),
         };
         let seen = Seen {
             user: self.turn.user.as_ref(),
@@ -148,6 +163,7 @@ impl Step<'_> {
             teleport: teleport.clone(),
             proven,
             free: self.turn.free,
+            held: self.held(),
             probe: self.turn.probe,
             explained: self.turn.explained,
             deployment: &self.settings.deployment,
@@ -157,17 +173,12 @@ impl Step<'_> {
         if !matches!(action, Action::Odd(_)) {
             self.turn.row.odd = 0;
         }
-        self.carry_out(action, teleport, missing, proven, &records).await
+        let facts = Facts { teleport, missing, pending, proven, records };
+        self.carry_out(action, facts).await
     }
 
-    async fn carry_out(
-        &mut self,
-        action: Action,
-        teleport: TeleportSeen,
-        missing: Tags,
-        proven: Proven,
-        records: &[ProofRecord],
-    ) -> Result<Outcome, Stop> {
+    async fn carry_out(&mut self, action: Action, facts: Facts) -> Result<Outcome, Stop> {
+        let Facts { teleport, missing, pending, proven, records } = facts;
         let now = self.now;
         match action {
             Action::Wait(why) => {
@@ -202,9 +213,11 @@ impl Step<'_> {
                 self.turn.row.secret_seen_at = 0;
             }
             Action::TagSecret => self.ports.secrets.tag(&self.secret_id(), &missing).await?,
-            Action::Put(version) => self.put(version).await?,
+            Action::Put(version) => self.put(version, pending).await?,
             Action::Tell(version) => return self.tell(version).await,
-            Action::Promote { version, known } => return self.promote(version, known, proven, records).await,
+            Action::Promote { version, known } => {
+                return self.promote(version, known, proven, &records).await;
+            }
             Action::Scrub => self.scrub().await?,
             Action::DeleteSecret => self.delete_secret().await?,
             Action::Forget => {
@@ -216,6 +229,11 @@ impl Step<'_> {
         after::succeeded(&mut self.turn.row);
         self.save().await?;
         Ok(Outcome::Moved)
+    }
+
+    fn held(&self) -> bool {
+        let since = self.turn.row.rotated_at.map(|at| self.now - at);
+        since.is_some_and(|since| (0..self.settings.held_s).contains(&since))
     }
 
     fn take_in_period(&mut self) {
@@ -297,6 +315,13 @@ impl Step<'_> {
             // A record that cannot be read is none: it proves nothing.
             records.extend(item.and_then(|item| serde_json::from_value::<ProofRecord>(item.body).ok()));
         }
+        // A refusal that nobody repeats is of a proxy that went, or of before the password was told again.
+        for record in &mut records {
+            let now = self.now;
+            record
+                .nodes
+                .retain(|_, seen| seen.pending == LoginOutcome::Ok || (now - seen.at).abs() <= REPEATED_S);
+        }
         Ok((judge(&records, version, &self.turn.nodes), records))
     }
 
@@ -324,12 +349,18 @@ impl Step<'_> {
         after::comes_from(&mut self.turn.row, teleport);
     }
 
-    async fn put(&mut self, version: VersionId) -> Result<(), Stop> {
+    async fn put(&mut self, version: VersionId, pending: Option<VersionId>) -> Result<(), Stop> {
         let password = new_password(|buffer| self.ports.entropy.fill(buffer));
         let value = ready_value(&self.turn.row.name, &password);
         match self.ports.secrets.put_pending(&self.secret_id(), &version, &value).await {
+            Ok(()) => {}
             // It was put before, with a password that is read when it is told.
-            Ok(()) | Err(CallError::Exists(_)) => {}
+            Err(CallError::Exists(_)) if pending.as_ref() == Some(&version) => {}
+            // So it was, and another one after it: proxies would not find it under its stage any more.
+            Err(CallError::Exists(_)) => {
+                after::unusable(&mut self.turn.row, self.now);
+                return Ok(());
+            }
             Err(error) => return Err(error.into()),
         }
         after::put(&mut self.turn.row, version, self.now);
@@ -355,7 +386,8 @@ impl Step<'_> {
             Err(error) => return Err(error.into()),
         }
         let count = u8::try_from(passwords.len()).unwrap_or(2);
-        after::told(&mut self.turn.row, version, count, self.now);
+        let answered = self.ports.clock.now().unix_timestamp();
+        after::told(&mut self.turn.row, version, count, answered);
         self.save().await?;
         Ok(Outcome::Moved)
     }
