@@ -2,6 +2,7 @@
 //! Each gets a TLS connection of its own; the route's certificate is renewed before it ends.
 
 mod gate;
+mod greeting;
 mod way;
 
 use std::path::{Path, PathBuf};
@@ -20,12 +21,15 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{Format, say};
 use crate::tunnel::gate::{Gate, Verdict};
+use crate::tunnel::greeting::Heard;
 use crate::tunnel::way::Way;
 
 /// Most connections at once.
 const MAX_CONNECTIONS: usize = 1_024;
 /// Bytes that are held for each direction of a connection.
 const BUFFER: usize = 32 * 1024;
+/// How long the proxy may take to answer first: it signs in to the cache meanwhile.
+const ANSWER: Duration = Duration::from_secs(30);
 /// How long a client may take to give the password.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -58,6 +62,7 @@ pub(crate) async fn run(
     let mut interrupted = listen_for(SignalKind::interrupt())?;
     let mut terminated = listen_for(SignalKind::terminate())?;
     let listener = Listener::bind(&door).await?;
+    let greeting: Option<Arc<[u8]>> = listener.port().map(|port| greeting::request("127.0.0.1", port).into());
     announce(context, &way, &listener, password.as_deref())?;
     let mut connections = JoinSet::new();
     loop {
@@ -67,8 +72,10 @@ pub(crate) async fn run(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok(client) => {
-                    let (way, password) = (Arc::clone(&way), password.clone());
-                    connections.spawn(async move { carry(client, &way, password.as_deref()).await });
+                    let (way, password, greeting) = (Arc::clone(&way), password.clone(), greeting.clone());
+                    connections.spawn(async move {
+                        carry(client, &way, password.as_deref(), greeting.as_deref()).await;
+                    });
                 }
                 // Out of file descriptors, most likely: it passes when connections end.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -103,6 +110,14 @@ impl Listener {
                 Ok(Box::new(client))
             }
             Self::Socket(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+        }
+    }
+
+    /// The port, where it is one.
+    fn port(&self) -> Option<u16> {
+        match self {
+            Self::Port(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Self::Socket(..) => None,
         }
     }
 
@@ -187,7 +202,12 @@ fn announce(
 }
 
 /// Carries one connection to its end. What goes wrong before the way is open is said to the client.
-async fn carry(mut client: Box<dyn Plain>, way: &Way, password: Option<&SecretString>) {
+async fn carry(
+    mut client: Box<dyn Plain>,
+    way: &Way,
+    password: Option<&SecretString>,
+    greeting: Option<&[u8]>,
+) {
     let gate = Gate::new(password.map(|password| password.expose_secret()));
     let Some((reply, forward)) = admit(&mut client, gate).await else { return };
     let mut proxy = match way.dial().await {
@@ -201,12 +221,46 @@ async fn carry(mut client: Box<dyn Plain>, way: &Way, password: Option<&SecretSt
             return;
         }
     };
-    if client.write_all(&reply).await.is_err() || proxy.write_all(&forward).await.is_err() {
+    let first = [greeting.unwrap_or_default(), &forward].concat();
+    if client.write_all(&reply).await.is_err() || proxy.write_all(&first).await.is_err() {
+        return;
+    }
+    if greeting.is_some()
+        && (proxy.flush().await.is_err() || swallow(&mut proxy, &mut client).await.is_none())
+    {
+        let _ = client.shutdown().await;
         return;
     }
     // Either side may go away at any time: that is how connections end.
     let _ = proxy.flush().await;
     let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut proxy, BUFFER, BUFFER).await;
+}
+
+/// Takes the proxy's answer to the greeting away; what follows it goes to the client. `None`: the connection
+/// is at its end, and the client has the words why.
+async fn swallow(proxy: &mut (impl AsyncRead + Unpin), client: &mut Box<dyn Plain>) -> Option<()> {
+    let deadline = tokio::time::Instant::now() + ANSWER;
+    let (mut heard, mut buffer) = (Vec::new(), vec![0; 4 * 1024]);
+    loop {
+        let read = tokio::time::timeout_at(deadline, proxy.read(&mut buffer)).await;
+        match read {
+            Ok(Ok(count)) if count > 0 => heard.extend_from_slice(buffer.get(..count)?),
+            _ => {
+                let _ = client.write_all(&heard).await;
+                return None;
+            }
+        }
+        match greeting::read(&heard) {
+            Heard::More => {}
+            Heard::Answered(rest) => return client.write_all(rest).await.ok(),
+            Heard::Refused => {
+                client.write_all(&heard).await.ok()?;
+                // The rest of the words; the proxy closes behind them.
+                let _ = tokio::time::timeout_at(deadline, tokio::io::copy(proxy, client)).await;
+                return None;
+            }
+        }
+    }
 }
 
 /// What the gate lets through, if it does.
