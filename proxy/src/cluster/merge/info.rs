@@ -76,7 +76,7 @@ const SUMMED: [&str; 50] = [
     "pubsub_patterns",
 ];
 /// What the names of fields that count begin with. (`used_memory_peak` is the sum of peaks: an upper bound.)
-const SUMMED_STARTS: [&str; 12] = [
+const SUMMED_STARTS: [&str; 14] = [
     "total_",
     "used_memory",
     "used_cpu_",
@@ -87,6 +87,8 @@ const SUMMED_STARTS: [&str; 12] = [
     "mem_replication_",
     "active_defrag_",
     "allocator_a",
+    "allocator_muzzy",
+    "allocator_resident",
     "acl_access_denied_",
     "io_threaded_",
 ];

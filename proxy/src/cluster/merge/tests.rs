@@ -139,19 +139,19 @@ fn info_is_summed_where_it_counts() {
     };
     let a = node(
         "# Server\nvalkey_version:8.0.1\nuptime_in_seconds:50\n\n# Clients\nconnected_clients:2\n\n# Memory\n\
-         used_memory:1048576\nused_memory_human:1.00M\nmaxmemory_policy:noeviction\nmem_fragmentation_ratio:2.74\n\n\
+         used_memory:1048576\nused_memory_human:1.00M\nallocator_resident:1\nmaxmemory_policy:noeviction\nmem_fragmentation_ratio:2.74\n\n\
          # Replication\nrole:master\nslave0:ip=1,port=2\n\n# CPU\nused_cpu_sys:1.250000\n\n# Keyspace\n\
          db0:keys=3,expires=1,avg_ttl=100\n",
     );
     let b = node(
         "# Server\nvalkey_version:8.0.1\nuptime_in_seconds:40\n\n# Clients\nconnected_clients:3\n\n# Memory\n\
-         used_memory:524288\nused_memory_human:512.00K\nmaxmemory_policy:noeviction\nmem_fragmentation_ratio:1.00\n\n\
+         used_memory:524288\nused_memory_human:512.00K\nallocator_resident:2\nmaxmemory_policy:noeviction\nmem_fragmentation_ratio:1.00\n\n\
          # Replication\nrole:master\nslave1:ip=1,port=2\n\n# CPU\nused_cpu_sys:0.500000\n\n# Commandstats\n\
          cmdstat_get:calls=4,usec=8,usec_per_call=2.00\n\n# Keyspace\ndb0:keys=5,expires=3,avg_ttl=500\n",
     );
     let expected = node(
         "# Server\nvalkey_version:8.0.1\nuptime_in_seconds:40\n\n# Clients\nconnected_clients:5\n\n# Memory\n\
-         used_memory:1572864\nused_memory_human:1.50M\nmaxmemory_policy:noeviction\nmem_fragmentation_ratio:2.74\n\n\
+         used_memory:1572864\nused_memory_human:1.50M\nallocator_resident:3\nmaxmemory_policy:noeviction\nmem_fragmentation_ratio:2.74\n\n\
          # Replication\nrole:master\nslave0:ip=1,port=2\n\n# CPU\nused_cpu_sys:1.750000\n\n# Keyspace\n\
          db0:keys=8,expires=4,avg_ttl=400\n\n# Commandstats\ncmdstat_get:calls=4,usec=8,usec_per_call=2.00\n",
     );
