@@ -622,6 +622,17 @@ fn invalidations_of_all_shards_come_in_one_stream() {
             assert_eq!(client.reply().await, format!(">[invalidate [{key}]]"));
         }
         assert_eq!(client.command(&["CLIENT", "GETNAME"]).await, "me");
+        // Asked for command by command, it goes where the command goes.
+        assert_eq!(client.command(&["CLIENT", "TRACKING", "OFF"]).await, "+OK");
+        assert!(client.command(&["CLIENT", "CACHING", "YES"]).await.starts_with("-ERR CLIENT CACHING"));
+        assert_eq!(client.command(&["CLIENT", "TRACKING", "ON", "OPTIN"]).await, "+OK");
+        let (here, there) = (key_of(&cluster, 0), key_of(&cluster, 1));
+        assert_eq!(client.command(&["CLIENT", "CACHING", "YES"]).await, "+OK");
+        assert_eq!(client.command(&["GET", &there]).await, "x");
+        assert_eq!(client.command(&["GET", &here]).await, "x");
+        assert_eq!(other.command(&["MSET", &here, "y"]).await, "+OK");
+        assert_eq!(other.command(&["SET", &there, "y"]).await, "+OK");
+        assert_eq!(client.reply().await, format!(">[invalidate [{there}]]"));
         for node in &cluster.nodes[..2] {
             assert!(node.ok(&["CLIENT", "LIST"]).text().contains("name=me "), "each node knows its name");
         }

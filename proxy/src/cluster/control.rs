@@ -209,7 +209,13 @@ impl ClusterSession {
             return Ok(Taken::No);
         }
         let password = secret(password);
-        let request = auth(&self.journal.facts().db_user, &password);
+        let db_user = &self.journal.facts().db_user;
+        let mut request = auth(db_user, &password);
+        if let ([name, bare], "default") = (args, db_user.as_str()) {
+            // Servers before version 6 know no other form.
+            request.clear();
+            encode::request(&mut request, &[name, bare]);
+        }
         self.ask_for_the_client(incoming, &request, Meaning::ClientAuth);
         self.offered = (Some(password), None);
         Ok(Taken::Yes)
@@ -401,6 +407,7 @@ impl ClusterSession {
         self.readonly = false;
         self.settings.reset();
         self.settings.password = None;
+        self.caching = None;
         self.note(incoming);
         let mut entry = super::order::Entry::new(super::order::Awaiting::Link(home), incoming.label(), false);
         entry.meaning = Meaning::Reset;
@@ -444,6 +451,14 @@ impl ClusterSession {
                 self.answer(incoming.label(), b"+OK\r\n".to_vec(), muted);
                 Ok(Taken::Yes)
             }
+            "caching" if self.settings.tracks() && args.len() == 3 && is_yes_or_no(args) => {
+                if !self.may_send(None) {
+                    return Ok(Taken::No);
+                }
+                self.caching = Some(Box::from(incoming.bytes()));
+                self.answer_here(incoming, b"+OK\r\n");
+                Ok(Taken::Yes)
+            }
             _ => self.send_home(incoming),
         }
     }
@@ -474,6 +489,10 @@ impl ClusterSession {
         }
         Some(Ok(Taken::Yes))
     }
+}
+
+fn is_yes_or_no(args: &[Cow<'_, [u8]>]) -> bool {
+    args.get(2).is_some_and(|word| word.eq_ignore_ascii_case(b"yes") || word.eq_ignore_ascii_case(b"no"))
 }
 
 fn auth(db_user: &str, password: &SecretString) -> Vec<u8> {

@@ -146,6 +146,8 @@ pub struct ClusterSession {
     /// Commands with keys wait for the map.
     waits_for_map: bool,
     settings: Settings,
+    /// A `CLIENT CACHING` that goes with the next command, wherever that goes.
+    caching: Option<Box<[u8]>>,
     transaction: Transaction,
     subscriptions: Subscriptions,
     replying: Replying,
@@ -213,6 +215,7 @@ impl ClusterSession {
             may_ask_slots: true,
             waits_for_map: false,
             settings: Settings::default(),
+            caching: None,
             transaction: Transaction::default(),
             subscriptions: Subscriptions::default(),
             replying: Replying::On,

@@ -421,6 +421,7 @@ impl ClusterSession {
         }
         let fan = std::mem::replace(&mut **fan, Fan { parts: Vec::new(), join: Join::Done, bytes: 0 });
         let Some(reply) = self.join(number, fan) else { return Ok(true) };
+        let reply = self.moved_in_vain(&reply).map_or(reply, Vec::from);
         if reply.first() == Some(&b'-') {
             let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default()).trim_end().to_owned();
             let code = text.split(' ').next().unwrap_or("ERR").to_owned();

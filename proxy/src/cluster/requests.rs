@@ -8,7 +8,7 @@ use keystile_resp::encode;
 use keystile_resp::request::{Request, RequestError, Step};
 
 use super::fan::{Fan, Join, Part, Progress};
-use super::link::{LinkId, Purpose};
+use super::link::{LinkId, Own, Purpose};
 use super::order::{Awaiting, Entry, Meaning, NO_SLOT};
 use super::plan::{self, CROSS_SLOT, Plan};
 use super::settings::Setting;
@@ -201,6 +201,7 @@ impl ClusterSession {
             && self.barrier.is_none()
             && !self.settling
             && !self.readonly
+            && self.caching.is_none()
             && !self.in_transaction()
             && !self.is_subscriber2()
             && self.is_admitted()
@@ -345,7 +346,12 @@ impl ClusterSession {
         if barrier {
             self.barrier = Some(Barrier { number: self.order.next(), link: Some(id) });
         }
-        let kept = if incoming.streamed { &[] } else { incoming.bytes() };
+        // What it says goes with the command: elsewhere the one would be without the other.
+        let caching = self.caching.take();
+        if let (Some(caching), Some(link)) = (&caching, self.links.get(id)) {
+            link.ask(caching, Own::Swallow);
+        }
+        let kept = if incoming.streamed || caching.is_some() { &[] } else { incoming.bytes() };
         self.push_sent(id, entry, kept, incoming.bytes());
         if incoming.streamed {
             self.streaming_request = Some(StreamedRequest { label: incoming.label(), link: Some(id) });
@@ -382,6 +388,7 @@ impl ClusterSession {
         }
         self.order.push(entry, incoming.bytes());
         self.send_parts(number);
+        self.caching = None;
         Ok(Taken::Yes)
     }
 
@@ -407,6 +414,10 @@ impl ClusterSession {
             let request: &[u8] = part.request.as_deref().unwrap_or_else(|| self.order.request(number));
             part.progress = match link.and_then(|id| Some((id, self.links.get(id)?))) {
                 Some((id, link)) => {
+                    if let Some(caching) = &self.caching {
+                        link.ask(caching, Own::Swallow);
+                        part.again = u8::MAX;
+                    }
                     link.send(request, number, index);
                     Progress::Sent(id)
                 }

@@ -35,6 +35,8 @@ const MOST_ANSWER: usize = 4_096;
 /// Idle time after which the kernel asks whether the other side still lives, and how often it asks again.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_AGAIN: Duration = Duration::from_secs(15);
+/// How long what was sent to a cache may stay unacknowledged before the connection counts as lost.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// Makes IAM tokens.
 #[async_trait]
@@ -126,6 +128,8 @@ impl Dialer {
             let why = match timeout(self.step, TcpStream::connect(SocketAddr::new(ip, endpoint.port))).await {
                 Ok(Ok(tcp)) => {
                     tune(&tcp);
+                    // A cache that has vanished says nothing: its host, or the way to it, is gone.
+                    let _ = socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
                     return Ok(tcp);
                 }
                 Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
