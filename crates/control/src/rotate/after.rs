@@ -30,6 +30,11 @@ pub(crate) fn moved(row: &mut RotationRow, state: RotationState, now: i64) {
         (_, RotationState::LeftAlone { why }) if !why.needs_force() => row.not_before = now + RECHECK_S,
         _ => {}
     }
+    if matches!(state, RotationState::Scrubbing { .. } | RotationState::Deleting) {
+        // A pause ends with the tag: should that come back, nobody would know of it. Break-glass does not: the
+        // user may know the new password alone.
+        row.paused = false;
+    }
     if matches!(state, RotationState::LeftAlone { .. }) {
         row.force = false;
         row.odd = 0;

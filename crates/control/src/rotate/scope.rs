@@ -11,6 +11,7 @@ use keystile_model::db_user::{DbUser, DbUserService};
 use keystile_model::policy::Policy;
 use keystile_model::report::DiscoveryReport;
 use keystile_model::rotation::ports::{CacheUser, CallError, UserStatus};
+use keystile_model::rotation::proof::endpoints;
 use keystile_model::rotation::report::{Failed, Moved, RotationReport};
 use keystile_model::rotation::row::{RotationRow, RotationState};
 use keystile_model::runtime::rotate_lease;
@@ -89,22 +90,10 @@ pub(crate) fn about(
     }
 }
 
-/// The nodes of every database that a user serves; of one without known nodes its endpoint.
+/// The nodes of every database that a user serves, as proxies name them.
 fn nodes(policy: &Policy, user: &DbUser) -> BTreeSet<String> {
-    let mut nodes = BTreeSet::new();
-    for database in policy.discovered_databases().filter(|database| user.serves(database)) {
-        let of: Vec<String> = database
-            .nodes
-            .iter()
-            .filter_map(|node| node.endpoint.as_ref())
-            .map(ToString::to_string)
-            .collect();
-        if of.is_empty() {
-            nodes.insert(database.endpoint.to_string());
-        }
-        nodes.extend(of);
-    }
-    nodes
+    let serving = policy.discovered_databases().filter(|database| user.serves(database));
+    serving.flat_map(|database| endpoints(database)).map(ToString::to_string).collect()
 }
 
 /// What all scopes of a tick share.
