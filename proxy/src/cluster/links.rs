@@ -293,6 +293,9 @@ impl ClusterSession {
         }
         self.map_version = version;
         self.map = self.shared_map.load();
+        // A command that is owed by the node of before may come back to be sent again: one of the same slot that
+        // went to the node of now would overtake it.
+        self.settling |= !self.order.is_empty();
         self.by_place.clear();
         self.gone_replicas.clear();
         self.subscriptions_follow_map();
