@@ -231,6 +231,29 @@ pub struct DiscoveryReport {
 }
 
 impl DiscoveryReport {
+    /// The report of a run that looked at db users only, with what an earlier run said of databases, so that
+    /// the stored report goes on telling why something is left out.
+    #[must_use]
+    pub fn with_databases_of(mut self, earlier: Self) -> Self {
+        self.complete &= earlier.scopes.iter().all(|scope| scope.complete) && earlier.alarms.is_empty();
+        self.totals = Totals {
+            databases: earlier.totals.databases,
+            db_users: self.totals.db_users,
+            calls: self.totals.calls,
+            commits: self.totals.commits,
+            ..earlier.totals
+        };
+        self.scopes = earlier.scopes;
+        (self.add, self.change, self.remove) = (earlier.add, earlier.change, earlier.remove);
+        (self.skip, self.name_conflicts) = (earlier.skip, earlier.name_conflicts);
+        self.cut = earlier.cut;
+        for (lines, earlier) in [(&mut self.warnings, earlier.warnings), (&mut self.alarms, earlier.alarms)] {
+            let news: Vec<String> = earlier.into_iter().filter(|line| !lines.contains(line)).collect();
+            lines.extend(news);
+        }
+        self
+    }
+
     /// The report cut to what can be stored: the longest lists lose their ends first. The sums stay whole.
     #[must_use]
     pub fn fit(mut self, max_bytes: usize) -> Self {

@@ -136,17 +136,17 @@ impl Discover {
             Some(account) => account.clone(),
             None => reader.home_account().await.map_err(DiscoverError::Account)?,
         };
-        let (mut stored, static_names, details_read) = self.standing(&ask).await?;
-        if let Some(matchers) = ask.matchers.clone() {
-            stored = with_external_ids(matchers, &stored);
+        let (mut matchers, static_names, last) = self.standing(&ask).await?;
+        if let Some(tried) = ask.matchers.clone() {
+            matchers = with_external_ids(tried, &matchers);
         }
-        let (ready, broken) = matchers::ready(stored, &home_account);
+        let (ready, broken) = matchers::ready(matchers, &home_account);
         let ready = Arc::new(ready);
         let (_, inventory) = commit::read(&*self.policy, Feed::Inventory).await?;
         let looking = Looking {
             matchers: Arc::clone(&ready),
             known: Arc::new(Known::new(inventory, static_names.clone())),
-            details_read: Arc::new(details_read.clone()),
+            details_read: Arc::new(last.details_read.clone()),
             home_account,
             home_region: self.settings.home_region.clone(),
             only_users: ask.only_users,
@@ -172,7 +172,9 @@ impl Discover {
         report.finished = keystile_model::audit::timestamp(self.clock.now());
         report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         if !report.dry_run {
-            self.keep_report(&report, &seen, details_read, started.unix_timestamp()).await?;
+            let kept = report.clone();
+            let kept = if ask.only_users { kept.with_databases_of(last.report) } else { kept };
+            self.keep_report(kept, &seen, last.details_read, started.unix_timestamp()).await?;
         }
         for alarm in &report.alarms {
             tracing::error!(alarm, "discovery stopped short");
@@ -180,11 +182,8 @@ impl Discover {
         Ok(report)
     }
 
-    /// Matchers, names of static databases, and when details were last read.
-    async fn standing(
-        &self,
-        ask: &Ask,
-    ) -> Result<(Vec<Matcher>, BTreeSet<String>, BTreeMap<String, i64>), DiscoverError> {
+    /// Matchers, names of static databases, and what is remembered from the last run.
+    async fn standing(&self, ask: &Ask) -> Result<(Vec<Matcher>, BTreeSet<String>, Stored), DiscoverError> {
         let (_, access) = commit::read(&*self.policy, Feed::Access).await?;
         let mut matchers = Vec::new();
         let mut static_names = BTreeSet::new();
@@ -197,16 +196,14 @@ impl Discover {
                 _ => {}
             }
         }
-        let details = if ask.matchers.is_some() {
-            BTreeMap::new()
+        let last = if ask.matchers.is_some() {
+            Stored::default()
         } else {
             let item = self.runtime.read(&RuntimeKey::new(REPORTS, DISCOVER)).await?;
             // A report of another version is no reason to stop: it is only read for what it saves.
-            item.and_then(|item| serde_json::from_value::<Stored>(item.body).ok())
-                .map(|stored| stored.details_read)
-                .unwrap_or_default()
+            item.and_then(|item| serde_json::from_value::<Stored>(item.body).ok()).unwrap_or_default()
         };
-        Ok((matchers, static_names, details))
+        Ok((matchers, static_names, last))
     }
 
     /// Plans and writes until everything is written.
@@ -278,13 +275,13 @@ impl Discover {
 
     async fn keep_report(
         &self,
-        report: &DiscoveryReport,
+        report: DiscoveryReport,
         seen: &Seen,
         mut details_read: BTreeMap<String, i64>,
         now: i64,
     ) -> Result<(), DiscoverError> {
         details_read.extend(seen.details_read.iter().map(|place| (place.clone(), now)));
-        let stored = Stored { report: report.clone().fit(MAX_STORED_BYTES), details_read };
+        let stored = Stored { report: report.fit(MAX_STORED_BYTES), details_read };
         let body = serde_json::to_value(&stored).map_err(|error| StoreError::Unreadable {
             key: format!("{REPORTS}/{DISCOVER}"),
             reason: error.to_string(),

@@ -467,6 +467,23 @@ async fn bad_input_skips_the_one_resource() {
 }
 
 #[tokio::test]
+async fn a_look_at_users_alone_keeps_what_the_report_says_of_databases() {
+    let bench = Bench::fixture().await;
+    let whole = bench.run().await;
+    bench.cloud.world().users.push(user("late", DbUserAuth::Password));
+    let caches = bench.cloud.calls_of("elasticache:DescribeReplicationGroups");
+    let users = bench.run_at(NOW + 60, Ask { only_users: true, ..Ask::default() }).await.unwrap();
+    assert_eq!(bench.cloud.calls_of("elasticache:DescribeReplicationGroups"), caches);
+    assert_eq!((users.users.add.len(), users.skip.len()), (1, 0));
+    let item = bench.store.read(&RuntimeKey::new(REPORTS, DISCOVER)).await.unwrap().unwrap();
+    let kept: DiscoveryReport = serde_json::from_value(item.body).unwrap();
+    assert_eq!((&kept.skip, &kept.scopes), (&whole.skip, &whole.scopes));
+    assert_eq!(kept.name_conflicts, whole.name_conflicts);
+    assert_eq!((kept.users.add.len(), kept.started), (1, users.started));
+    assert_eq!(kept.complete, whole.complete);
+}
+
+#[tokio::test]
 async fn db_users_come_with_groups_and_the_managed_flag() {
     let bench = Bench::fixture().await;
     {
