@@ -11,5 +11,6 @@ pub mod kms;
 pub mod lambda;
 mod memorydb;
 mod regions;
+pub mod rotation;
 pub mod secrets;
 mod tags;

@@ -7,5 +7,6 @@ mod calls;
 mod functions;
 mod ground;
 mod identity;
+mod rotation;
 mod secrets;
 mod servers;
