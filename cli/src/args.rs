@@ -84,6 +84,9 @@ pub(crate) enum Verb {
     /// Discovery of databases
     #[command(subcommand)]
     Discover(Discover),
+    /// Rotation of managed db users' passwords
+    #[command(subcommand)]
+    Rotate(Rotate),
     /// The certificate authorities
     #[command(subcommand)]
     Ca(Ca),
@@ -365,6 +368,49 @@ pub(crate) enum Discover {
     },
     /// Print the last run's report
     Status,
+}
+
+/// `rotate`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Rotate {
+    /// Look for managed db users and move each by one step now; later ticks finish what is queued
+    Run {
+        /// One db user, by name, id or ARN
+        #[arg(long, short = 'u')]
+        db_user: Option<String>,
+        /// Its turn is due now; without a db user everybody's
+        #[arg(long)]
+        force: bool,
+        /// Change no password: name who would be taken over and what is queued
+        #[arg(long)]
+        dry_run: bool,
+        /// Let more users than a fifth of a place lose their tag at once
+        #[arg(long)]
+        allow_removals: bool,
+    },
+    /// Show how managed db users stand
+    Status,
+    /// Begin no new turn; what is under way is finished
+    Pause {
+        /// One db user; all without it
+        #[arg(long, short = 'u')]
+        db_user: Option<String>,
+    },
+    /// Begin turns again
+    Resume {
+        /// One db user; all without it
+        #[arg(long, short = 'u')]
+        db_user: Option<String>,
+    },
+    /// Break-glass for a leaked password: replace both passwords at once, cut sessions, refuse logins meanwhile
+    Now {
+        /// The db user, by name, id or ARN
+        #[arg(long, short = 'u')]
+        db_user: String,
+        /// Needed, since sessions end: yes, lock it
+        #[arg(long, required = true)]
+        lock: bool,
+    },
 }
 
 /// `ca`.

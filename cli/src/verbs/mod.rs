@@ -12,6 +12,7 @@ mod login;
 mod proxy;
 mod report;
 mod roles;
+mod rotate;
 mod static_databases;
 mod users;
 
@@ -44,6 +45,7 @@ pub(crate) fn run(context: &Context, verb: Verb) -> Result<u8, Failure> {
         Verb::Edit { what, file } => documents::edit(context, &what, file.as_deref()),
         Verb::Rm { what } => documents::remove(context, &what),
         Verb::Discover(discover) => discover::run(context, discover),
+        Verb::Rotate(rotate) => rotate::run(context, rotate),
         Verb::Ca(ca) => ca::run(context, ca),
         Verb::Aws(aws) => aws::run(context, aws),
     }

@@ -85,6 +85,9 @@ fn without_a_session_every_verb_but_a_few_exits_4_and_asks_nobody() {
         &["rm", "role/x"],
         &["discover", "run"],
         &["discover", "status"],
+        &["rotate", "run"],
+        &["rotate", "status"],
+        &["rotate", "pause"],
         &["ca", "status"],
         &["ca", "host-cert", "--group", "g", "--out", "d"],
         &["status"],
@@ -303,6 +306,23 @@ fn documents_are_written_listed_and_removed() {
     assert_eq!((method.as_str(), path.as_str()), ("PUT", format!("/v1/documents/arn_rule/{arn}").as_str()));
     assert_eq!(body["spec"], json!({"arn": arn, "user": "checkout", "sso": false}));
     assert_eq!(asked[asked.len() - 2].3["spec"]["roles"], json!(["dev", "x"]));
+}
+
+#[test]
+fn rotation() {
+    let world = World::signed_in();
+    let run = world.run(&["rotate", "run", "--dry-run", "--db-user", "legacy-app"]);
+    assert!(run.out.contains("would take over  legacy-app"), "{}", run.out);
+    let rows = world.run(&["rotate", "status", "--format", "json"]).json();
+    for field in ["name", "arn", "state", "rotated_at", "proof"] {
+        assert!(rows[0].as_object().unwrap().contains_key(field), "{field}");
+    }
+    assert!(world.run(&["rotate", "status"]).out.contains("managed-app  ready"));
+    assert_eq!(world.run(&["rotate", "pause", "-f", "json"]).json()[0]["paused"], true);
+    assert_eq!(world.run(&["rotate", "resume", "--db-user", "managed-app"]).code, 0);
+    assert_eq!(world.run(&["rotate", "now", "--db-user", "managed-app"]).code, 2, "--lock is needed");
+    assert_eq!(world.run(&["rotate", "now", "--lock"]).code, 2);
+    assert_eq!(world.run(&["rotate", "now", "--db-user", "managed-app", "--lock"]).code, 0);
 }
 
 #[test]

@@ -293,6 +293,15 @@ fn usual(pki: &Pki, proxy: &str, (method, path, _, body): &Asked) -> (u16, Strin
             json!({ "outcome": "created", "revision": 7, "warnings": ["db_names is not enforced"] })
         }
         ("POST", "/v1/discover/run") => json!({ "add": [], "dry_run": body["dry_run"] }),
+        ("POST", "/v1/rotation/run") => json!({
+            "started": "2026-01-01T00:00:00.000Z", "finished": "2026-01-01T00:00:01.000Z", "complete": true,
+            "dry_run": body["dry_run"], "users": {"found": 1},
+            "take_over": [{"name": body["db_user"].as_str().unwrap_or("managed-app"), "reason": "tagged", "arn": "a"}]}),
+        ("GET", "/v1/rotation/status")
+        | ("POST", "/v1/rotation/pause" | "/v1/rotation/resume" | "/v1/rotation/lock") => json!({"users": [{
+            "name": "managed-app", "arn": "arn:aws:elasticache:us-east-1:123456789012:user:managed-app",
+            "state": "ready", "phase": "ready", "rotated_at": null, "proof": null, "due_at": null,
+            "period_s": 900, "generation": 1, "paused": path.ends_with("pause"), "databases": ["orders"]}]}),
         ("GET", "/v1/discover/status") => json!({ "add": ["orders"] }),
         ("GET", "/v1/ca") => json!({ "certificates": [{
             "ca": "user", "generation": 1, "pin": "sha256:00", "certificate": "", "not_before": "2026-01-01T00:00:00Z",

@@ -13,6 +13,10 @@
 //! | `DELETE /v1/documents/KIND/NAME` | – | [`WriteAnswer`] | `delete` on KIND |
 //! | `POST /v1/discover/run` | [`DiscoverRequest`] | the report | `run` on `discovery` |
 //! | `GET /v1/discover/status` | – | the report | `read` on `discovery` |
+//! | `POST /v1/rotation/run` | [`RotateRequest`] | the tick's report | `run` on `rotation` |
+//! | `GET /v1/rotation/status` | – | [`RotationList`] | `read` on `rotation` |
+//! | `POST /v1/rotation/pause`, `…/resume` | [`RotationTarget`] | [`RotationList`] | `update` on `rotation` |
+//! | `POST /v1/rotation/lock` | [`RotationTarget`] | [`RotationList`] | `lock` on `rotation` |
 //! | `GET /v1/ca` | – | [`CaStatus`] | a mapped caller |
 //! | `POST /v1/ca/host-cert` | [`HostCertRequest`] | [`HostCertAnswer`] | `sign` on `ca` |
 //!
@@ -190,6 +194,40 @@ pub struct DiscoverRequest {
     /// Scopes that may lose more than a fifth in this run.
     #[serde(default, skip_serializing_if = "Removals::is_braked")]
     pub allow_removals: Removals,
+}
+
+/// Asks for a tick of rotation now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateRequest {
+    /// Tell of this db user only, by name, id or ARN; with `force` its turn alone is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub db_user: Option<String>,
+    /// Turns are due now.
+    #[serde(default)]
+    pub force: bool,
+    /// Change no password: say what is queued and who would be taken over.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// More users than a fifth of a place may lose their tag at once.
+    #[serde(default)]
+    pub allow_removals: bool,
+}
+
+/// Names a managed db user, or all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotationTarget {
+    /// Its name, id or ARN; all managed users without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub db_user: Option<String>,
+}
+
+/// How managed db users stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotationList {
+    /// One for each.
+    pub users: Vec<keystile_model::rotation::row::RotationStatus>,
 }
 
 /// A certificate of a CA.

@@ -7,10 +7,24 @@ use lambda_runtime::{LambdaEvent, service_fn};
 use serde::Serialize;
 use serde_json::Value;
 
+/// The SDK and its HTTP client show requests from `debug` on, and some of ours hold passwords: whatever the
+/// environment asks for, they stay quiet.
+const QUIET: [&str; 7] = [
+    "aws_smithy_runtime=info",
+    "aws_smithy_runtime_api=info",
+    "aws_smithy_http_client=info",
+    "aws_sdk_elasticache=info",
+    "aws_sdk_memorydb=info",
+    "aws_sdk_secretsmanager=info",
+    "hyper=info",
+];
+
 /// JSON lines on standard error, at `RUST_LOG` or `info`.
 pub fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+    let asked = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let quiet = QUIET.iter().filter_map(|directive| directive.parse().ok());
+    let filter = quiet.fold(asked, tracing_subscriber::EnvFilter::add_directive);
     tracing_subscriber::fmt().json().with_writer(std::io::stderr).with_env_filter(filter).init();
 }
 

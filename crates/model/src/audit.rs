@@ -35,6 +35,9 @@ pub enum EventKind {
     /// Somebody ran discovery.
     #[serde(rename = "keystile.discovery.run")]
     DiscoveryRun,
+    /// Somebody asked something of rotation: a run, a pause or its end, break-glass.
+    #[serde(rename = "keystile.rotation.asked")]
+    RotationAsked,
     /// A database appeared.
     #[serde(rename = "db.create")]
     DatabaseCreate,
@@ -86,6 +89,8 @@ impl EventKind {
             (Self::PolicyDenied, _) => "KSP01W",
             (Self::DiscoveryRun, true) => "KSD01I",
             (Self::DiscoveryRun, false) => "KSD01W",
+            (Self::RotationAsked, true) => "KSR00I",
+            (Self::RotationAsked, false) => "KSR00W",
             (Self::RotationTakeover, _) => "KSR01I",
             (Self::Rotation, true) => "KSR02I",
             (Self::Rotation, false) => "KSR02W",

@@ -9,18 +9,18 @@ use keystile_model::decide::{Decision, Request as Asked, Subject, decide};
 use keystile_model::policy::{CaCertificate, CaKind, Policy, Settings};
 use keystile_model::store::{Clock, PolicyStore, RuntimeStore};
 use keystile_model::user::User;
+use keystile_state::snapshot::Snapshot;
 use uuid::Uuid;
 
 use crate::audit::AuditSink;
 use crate::config::Config;
 use crate::failure::{Failure, internal};
 use crate::request::Request;
-use crate::snapshot::Snapshot;
 
-/// Runs discovery.
+/// Another function of the deployment: discovery, or rotation.
 #[async_trait]
-pub(crate) trait Discovery: Send + Sync {
-    /// Sends the event and waits for the report.
+pub(crate) trait Job: Send + Sync {
+    /// Sends the event and waits for the answer.
     async fn run(&self, event: &serde_json::Value) -> Result<serde_json::Value, Failure>;
 }
 
@@ -31,7 +31,8 @@ pub(crate) struct App {
     pub(crate) runtime: Arc<dyn RuntimeStore>,
     pub(crate) user_ca: Arc<dyn CaSigner>,
     pub(crate) host_ca: Arc<dyn CaSigner>,
-    pub(crate) discovery: Arc<dyn Discovery>,
+    pub(crate) discovery: Arc<dyn Job>,
+    pub(crate) rotation: Arc<dyn Job>,
     pub(crate) audit: Arc<dyn AuditSink>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Random ids.

@@ -40,6 +40,7 @@ pub(crate) struct Config {
     pub(crate) user_ca: CaKey,
     pub(crate) host_ca: CaKey,
     pub(crate) discover_function: String,
+    pub(crate) rotate_function: String,
     pub(crate) audit_file: Option<PathBuf>,
     pub(crate) static_networks: Vec<Network>,
     pub(crate) allow_loopback: bool,
@@ -79,6 +80,7 @@ impl Config {
             user_ca: ca_key(&needed("KEYSTILE_USER_CA_KEY")?),
             host_ca: ca_key(&needed("KEYSTILE_HOST_CA_KEY")?),
             discover_function: optional("KEYSTILE_DISCOVER_FUNCTION").unwrap_or_default(),
+            rotate_function: optional("KEYSTILE_ROTATE_FUNCTION").unwrap_or_default(),
             audit_file: optional("KEYSTILE_AUDIT_FILE").map(PathBuf::from),
             static_networks: list("KEYSTILE_STATIC_NETWORKS")
                 .iter()
@@ -172,6 +174,7 @@ pub(crate) mod tests {
             ("KEYSTILE_USER_CA_KEY", "file:/tmp/user.pem"),
             ("KEYSTILE_HOST_CA_KEY", "file:/tmp/host.pem"),
             ("KEYSTILE_DISCOVER_FUNCTION", "prod-discover"),
+            ("KEYSTILE_ROTATE_FUNCTION", "prod-rotate"),
             ("KEYSTILE_STATIC_NETWORKS", "10.0.0.0/8,fd00:1::/64"),
         ]
         .into_iter()

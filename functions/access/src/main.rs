@@ -14,7 +14,6 @@ mod handler;
 mod network;
 mod request;
 mod routes;
-mod snapshot;
 #[cfg(test)]
 mod tests;
 mod wire;

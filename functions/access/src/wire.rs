@@ -11,15 +11,15 @@ use keystile_aws::lambda::{InvokeError, Invoker};
 use keystile_identity::signer::{CaSigner, FileSigner};
 use keystile_model::store::Clock;
 use keystile_state::dynamo::{self, DynamoStore};
+use keystile_state::snapshot::Snapshot;
 use secrecy::SecretString;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::app::{App, Discovery};
+use crate::app::{App, Job};
 use crate::audit::{Appended, AuditSink, Stdout};
 use crate::config::{CaKey, Config};
 use crate::failure::{Failure, internal};
-use crate::snapshot::Snapshot;
 
 /// The function with AWS behind its ports.
 pub(crate) async fn app() -> anyhow::Result<App> {
@@ -38,9 +38,17 @@ pub(crate) async fn app() -> anyhow::Result<App> {
     Ok(App {
         user_ca: signer(&aws, &config.user_ca)?,
         host_ca: signer(&aws, &config.host_ca)?,
-        discovery: Arc::new(DiscoverFunction {
+        discovery: Arc::new(JobFunction {
             invoker: Invoker::new(aws.home()),
             name: config.discover_function.clone(),
+            job: "discovery",
+            look: "keystile discover status",
+        }),
+        rotation: Arc::new(JobFunction {
+            invoker: Invoker::new(aws.home()),
+            name: config.rotate_function.clone(),
+            job: "rotation",
+            look: "keystile rotate status",
         }),
         snapshot: Snapshot::new(store.clone(), Arc::clone(&clock)),
         store,
@@ -62,33 +70,40 @@ fn signer(aws: &AwsConfig, key: &CaKey) -> anyhow::Result<Arc<dyn CaSigner>> {
     })
 }
 
-struct DiscoverFunction {
+struct JobFunction {
     invoker: Invoker,
     name: String,
+    /// What people call it.
+    job: &'static str,
+    /// Where it can be seen.
+    look: &'static str,
 }
 
 #[async_trait]
-impl Discovery for DiscoverFunction {
+impl Job for JobFunction {
     async fn run(&self, event: &Value) -> Result<Value, Failure> {
-        if self.name.is_empty() {
-            return Err(internal("the access function was not told the name of the discovery function"));
+        let Self { invoker, name, job, look } = self;
+        if name.is_empty() {
+            return Err(internal(&format!(
+                "the access function was not told the name of the {job} function"
+            )));
         }
-        self.invoker.invoke(&self.name, event).await.map_err(|error| match error {
+        invoker.invoke(name, event).await.map_err(|error| match error {
             InvokeError::Unavailable(why) => {
-                Failure::new(ErrorCode::Unavailable, "the discovery function does not answer")
+                Failure::new(ErrorCode::Unavailable, format!("the {job} function does not answer"))
                     .why(why)
-                    .next("it may still be running: keystile discover status")
+                    .next(format!("it may still be running: {look}"))
             }
             InvokeError::Refused(inside) => {
-                tracing::error!(inside, "the discovery function cannot be invoked");
-                internal("the discovery function cannot be invoked")
+                tracing::error!(inside, "the {job} function cannot be invoked");
+                internal(&format!("the {job} function cannot be invoked"))
             }
             InvokeError::Failed(inside) => {
                 // Its errors are written for the editors who may run it.
-                tracing::error!(inside, "the discovery function failed");
-                Failure::new(ErrorCode::Internal, "the discovery function failed")
+                tracing::error!(inside, "the {job} function failed");
+                Failure::new(ErrorCode::Internal, format!("the {job} function failed"))
                     .why(inside)
-                    .next("keystile discover status")
+                    .next(*look)
             }
         })
     }

@@ -260,7 +260,7 @@ pub(crate) fn all(policy: &Policy, kind: Kind) -> Vec<Document> {
         Kind::User => policy.users().into_iter().map(|user| shown::user(user)).collect(),
         Kind::ArnRule => policy.arn_rules().map(|rule| shown::arn_rule(rule)).collect(),
         Kind::Lock => policy.locks().map(|lock| shown::lock(lock)).collect(),
-        Kind::DbUser => policy.db_users().map(|user| shown::db_user(user)).collect(),
+        Kind::DbUser => shown::db_users(policy),
         Kind::Settings => policy.settings().map(|settings| shown::settings(settings)).into_iter().collect(),
         Kind::DbServer | Kind::Proxy => Vec::new(),
     };

@@ -96,6 +96,34 @@ pub(super) fn db_user(user: &DbUser) -> Document {
     document("db_user", user.arn.as_str(), spec(user))
 }
 
+/// Db users with the databases that they belong to, and how their rotation stands.
+pub(super) fn db_users(policy: &Policy) -> Vec<Document> {
+    let mut documents: Vec<Document> = policy
+        .db_users()
+        .map(|user| {
+            let mut document = db_user(user);
+            if let Some(fields) = document.spec.as_object_mut() {
+                let serves = policy.discovered_databases().filter(|database| user.serves(database));
+                let names: Vec<&str> = serves.map(|database| database.name.as_str()).collect();
+                fields.insert("databases".to_owned(), json!(names));
+                if let Some(rotation) = policy.rotation(&user.arn) {
+                    let mut told = json!({"phase": rotation.phase, "generation": rotation.generation});
+                    if let Some(secret) = &rotation.secret {
+                        told["secret"] = json!(secret.name);
+                    }
+                    if !rotation.reason.is_empty() {
+                        told["reason"] = json!(rotation.reason);
+                    }
+                    fields.insert("rotation".to_owned(), told);
+                }
+            }
+            document
+        })
+        .collect();
+    documents.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    documents
+}
+
 /// A static database as it was written; a discovered one with what is known of it.
 pub(super) fn database(database: &Database) -> Document {
     let body = if database.kind == DatabaseKind::Static {

@@ -43,8 +43,12 @@ async fn list(call: &Call<'_>, kind: Kind) -> Result<Value, Failure> {
 
 async fn read(call: &Call<'_>, kind: Kind, name: &str) -> Result<Value, Failure> {
     call.authorize(kind.word(), "read")?;
-    let found = all(call, kind).await.into_iter().find(|document| document.metadata.name == name);
-    let document = found.ok_or_else(|| unknown(kind, name))?;
+    let all = all(call, kind).await;
+    let document = match all.iter().find(|document| document.metadata.name == name) {
+        Some(document) => document,
+        None if kind == Kind::DbUser => db_user_by_name(&all, name)?,
+        None => return Err(unknown(kind, name)),
+    };
     serde_json::to_value(document).map_err(|error| unwritable(&error))
 }
 
@@ -56,6 +60,19 @@ async fn all(call: &Call<'_>, kind: Kind) -> Vec<Document> {
         }
         Kind::Proxy => documents::proxies(&super::databases::heartbeats(call.app).await, call.now),
         stored => documents::all(&call.policy, stored),
+    }
+}
+
+/// Db users are kept by ARN, and people know their names.
+fn db_user_by_name<'a>(all: &'a [Document], name: &str) -> Result<&'a Document, Failure> {
+    let mut found = all.iter().filter(|document| document.spec["name"] == name);
+    match (found.next(), found.next()) {
+        (Some(document), None) => Ok(document),
+        (Some(one), Some(other)) => {
+            let arns = [one, other].into_iter().chain(found).map(|document| document.metadata.name.clone());
+            Err(Failure::conflict(format!("several db users are called {name:?}")).choices(arns.collect()))
+        }
+        (None, _) => Err(unknown(Kind::DbUser, name)),
     }
 }
 

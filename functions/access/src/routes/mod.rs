@@ -4,6 +4,7 @@ mod ca;
 mod databases;
 mod discovery;
 mod documents;
+mod rotation;
 mod session;
 
 use serde_json::Value;
@@ -53,6 +54,14 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Value, Failure> {
         ("discover", Some("status")) => {
             takes(call, &["GET"])?;
             discovery::status(call).await
+        }
+        ("rotation", Some("status")) => {
+            takes(call, &["GET"])?;
+            rotation::status(call).await
+        }
+        ("rotation", Some(verb @ ("run" | "pause" | "resume" | "lock"))) => {
+            takes(call, &["POST"])?;
+            rotation::operate(call, verb).await
         }
         ("ca", None) => {
             takes(call, &["GET"])?;

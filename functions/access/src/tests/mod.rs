@@ -4,6 +4,7 @@ mod bad_input;
 mod certificates;
 mod documents;
 mod races;
+mod rotation;
 mod routes;
 mod sign_in;
 mod world;

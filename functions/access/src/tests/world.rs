@@ -18,11 +18,11 @@ use keystile_state::memory::{ManualClock, MemoryStore};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::app::{App, Discovery};
+use crate::app::{App, Job};
 use crate::audit::AuditSink;
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::snapshot::Snapshot;
+use keystile_state::snapshot::Snapshot;
 
 pub(super) const ADMIN: &str = "arn:aws:iam::123456789012:user/keystile-admin";
 pub(super) const ALICE: &str = "arn:aws:iam::123456789012:user/alice";
@@ -45,10 +45,25 @@ pub(super) struct FakeDiscovery {
 }
 
 #[async_trait]
-impl Discovery for FakeDiscovery {
+impl Job for FakeDiscovery {
     async fn run(&self, event: &Value) -> Result<Value, Failure> {
         self.events.lock().unwrap().push(event.clone());
         Ok(json!({"add": [], "dry_run": event["dry_run"]}))
+    }
+}
+
+/// Rotation that answers what a test put there, the last answer again and again.
+#[derive(Default)]
+pub(super) struct FakeRotation {
+    pub(super) events: Mutex<Vec<Value>>,
+    pub(super) answer: Mutex<Value>,
+}
+
+#[async_trait]
+impl Job for FakeRotation {
+    async fn run(&self, event: &Value) -> Result<Value, Failure> {
+        self.events.lock().unwrap().push(event.clone());
+        Ok(self.answer.lock().unwrap().clone())
     }
 }
 
@@ -57,6 +72,7 @@ pub(super) struct World {
     pub(super) memory: Arc<MemoryStore>,
     pub(super) events: Arc<Events>,
     pub(super) discovery: Arc<FakeDiscovery>,
+    pub(super) rotation: Arc<FakeRotation>,
     pub(super) clock: Arc<ManualClock>,
 }
 
@@ -77,6 +93,7 @@ pub(super) fn empty_over(
     let signer = || Arc::new(FileSigner::from_pem(&generate().unwrap().private).unwrap());
     let events = Arc::new(Events::default());
     let discovery = Arc::new(FakeDiscovery::default());
+    let rotation = Arc::new(FakeRotation::default());
     let clock = Arc::new(ManualClock::new(time::OffsetDateTime::from_unix_timestamp(NOW).unwrap()));
     let app = App {
         snapshot: Snapshot::new(Arc::clone(&store), clock.clone()),
@@ -85,12 +102,13 @@ pub(super) fn empty_over(
         user_ca: signer(),
         host_ca: signer(),
         discovery: discovery.clone(),
+        rotation: rotation.clone(),
         audit: events.clone(),
         clock: clock.clone(),
         ids: Uuid::new_v4,
         config,
     };
-    World { app, memory, events, discovery, clock }
+    World { app, memory, events, discovery, rotation, clock }
 }
 
 /// Set up, with people, a role and databases.

@@ -1,15 +1,17 @@
-//! The policy, kept warm between calls: a call reads the two heads and what is new, not the whole table.
+//! The policy, kept warm between the calls of a function: a call reads the two heads and what is new, not the
+//! whole table.
 
 use std::sync::Arc;
 
 use keystile_model::feed::{Feed, Head};
 use keystile_model::policy::Policy;
 use keystile_model::store::{Clock, PolicyStore, StoreError};
-use keystile_state::reader::{FeedReader, Step};
 use tokio::sync::Mutex;
 
+use crate::reader::{FeedReader, Step};
+
 /// What is known, and how to know more.
-pub(crate) struct Snapshot {
+pub struct Snapshot {
     store: Arc<dyn PolicyStore>,
     clock: Arc<dyn Clock>,
     warm: Mutex<Option<Warm>>,
@@ -22,12 +24,17 @@ struct Warm {
 }
 
 impl Snapshot {
-    pub(crate) fn new(store: Arc<dyn PolicyStore>, clock: Arc<dyn Clock>) -> Self {
+    /// Of this store; reads nothing yet.
+    #[must_use]
+    pub fn new(store: Arc<dyn PolicyStore>, clock: Arc<dyn Clock>) -> Self {
         Self { store, clock, warm: Mutex::new(None) }
     }
 
     /// The policy now, and the head of the access feed that a change on top of it expects.
-    pub(crate) async fn current(&self) -> Result<(Arc<Policy>, Head), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError`]; the next call begins anew.
+    pub async fn current(&self) -> Result<(Arc<Policy>, Head), StoreError> {
         let mut guard = self.warm.lock().await;
         // Taken out: an error half-way leaves nothing that is half-read.
         let mut warm = guard.take().unwrap_or_else(|| Warm {
@@ -51,10 +58,16 @@ impl Snapshot {
 
     /// Forgets where the access feed stood: the next look reads it whole and strongly. After a change of our
     /// own, so that whoever made it sees it; after somebody else's that came first, so that we do.
-    pub(crate) async fn forget(&self) {
+    pub async fn forget(&self) {
         if let Some(warm) = self.warm.lock().await.as_mut() {
             warm.access = self.reader(Feed::Access);
         }
+    }
+
+    /// Forgets where both feeds stood: the next look reads them whole and strongly, and so sees what another
+    /// function has just written.
+    pub async fn forget_both(&self) {
+        *self.warm.lock().await = None;
     }
 
     fn reader(&self, feed: Feed) -> FeedReader<dyn PolicyStore> {
