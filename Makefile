@@ -6,7 +6,7 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 
 # What runs in the local world, all in the one optimised profile.
-BINARIES := keystile-cli keystile-proxy keystile-world keystile-discover keystile-sync-labels keystile-access keystile-valkey-iam
+BINARIES := keystile-cli keystile-proxy keystile-world keystile-discover keystile-sync-labels keystile-rotate keystile-access keystile-valkey-iam
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20

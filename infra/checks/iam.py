@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROLES = [
     ("template.yaml", "DiscoverRole", "functions/discover", "keystile-discover"),
     ("template.yaml", "SyncLabelsRole", "functions/sync-labels", "keystile-sync-labels"),
+    ("template.yaml", "RotateRole", "functions/rotate", "keystile-rotate"),
     ("template.yaml", "AccessRole", "functions/access", "keystile-access"),
     ("template.yaml", "SchedulerRole", "the schedules", None),
     ("infra/proxy.yaml", "TaskRole", "the proxy", "keystile-proxy"),
@@ -39,6 +40,15 @@ NOT_SEEN_HERE = {
     "elasticache:Connect": "checked by the cache at AUTH, not by an API call",
     "memorydb:Connect": "checked by the cache at AUTH, not by an API call",
     "kms:Decrypt": "only of secrets with a key of their own; the world's have the account's",
+    "RotateRole memorydb:DescribeUsers": "as below",
+    "RotateRole secretsmanager:DeleteSecret": "only where a user is given up",
+    "RotateRole secretsmanager:RestoreSecret": "only where a user that was given up comes back",
+    "RotateRole secretsmanager:TagResource": "CreateSecret needs it for the tags that it sends",
+    "RotateRole memorydb:UpdateUser": "no user of the world's MemoryDB is managed",
+    "RotateRole sts:AssumeRole": "no user of the world's second account is managed",
+    "RotateRole secretsmanager:UntagResource": "only where a proxy group no longer serves the user",
+    "RotateRole dynamodb:DeleteItem on the policy table": "only where a user is given up",
+    "RotateRole dynamodb:DeleteItem on the runtime table": "only a month after a user was given up",
     "TaskRole dynamodb:DeleteItem": "a proxy's last call: the world's record may end before the proxy does",
     "DiscoverRole memorydb:ListTags": "only for a cluster that is new and untagged; the world has no such one",
 }

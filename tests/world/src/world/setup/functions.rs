@@ -21,6 +21,7 @@ pub(super) fn deploy(ground: &Ground<'_>, cloud: &Cloud) -> Result<()> {
         ("KEYSTILE_USER_CA_KEY", &cloud.user_ca),
         ("KEYSTILE_HOST_CA_KEY", &cloud.host_ca),
         ("KEYSTILE_DISCOVER_FUNCTION", "keystile-discover"),
+        ("KEYSTILE_ROTATE_FUNCTION", "keystile-rotate"),
         ("KEYSTILE_STATIC_NETWORKS", "127.0.0.0/8"),
     ]));
     let function = |name: &str, env, timeout_s, warm| FunctionSpec {
@@ -37,6 +38,7 @@ pub(super) fn deploy(ground: &Ground<'_>, cloud: &Cloud) -> Result<()> {
         functions: vec![
             function("discover", common(ground), 300, false),
             function("sync-labels", common(ground), 120, false),
+            function("rotate", common(ground), 60, false),
             function("access", access, 320, true),
         ],
     };
