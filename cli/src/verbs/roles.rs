@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(spec.allow.db_labels["env"].values(), ["dev", "test"]);
         assert_eq!(spec.allow.db_commands, ["+@read", "-keys"]);
         assert_eq!(spec.options.max_session_ttl.unwrap().seconds, 7_200);
-        assert_eq!(cells(&document), ["dev", "env=dev,test team=*", "iam-ro,iam-rw", "+@read,-keys"]);
+        assert_eq!(cells(&document), ["dev", "env=dev,test team=*", "iam-ro,iam-rw", "+@read,-keys", ""]);
         assert_eq!(add("dev --db-labels env").unwrap_err().exit, 2);
     }
 }
