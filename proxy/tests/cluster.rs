@@ -726,3 +726,40 @@ fn a_session_is_signed_in_again_and_reset_and_told_to_end() {
         assert!(client.reply().await.starts_with("-ERR keystile: this proxy is stopping"));
     });
 }
+
+#[test]
+fn nothing_of_the_proxy_comes_between_the_bytes_of_a_long_request() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut other = world.routed("alice", "sessions", "iam-admin").await;
+        assert_eq!(other.command(&["GET", "none"]).await, "(nil)");
+        // On the home node and on the other one; a map that has expired and subscriptions that follow it.
+        for node in 0..2 {
+            let mut client = world.routed("alice", "sessions", "iam-admin").await;
+            assert!(client.command(&["HELLO", "3"]).await.contains("proto :3"));
+            let pattern = "__keyevent@*__:set";
+            assert_eq!(client.command(&["PSUBSCRIBE", pattern]).await, format!(">[psubscribe {pattern} :1]"));
+            let key = key_of(&cluster, node);
+            assert_eq!(client.command(&["GET", &key]).await, "(nil)");
+            let mut value = "v".repeat(3 << 20);
+            value.push_str("\r\n*1\r\n$7\r\nFLUSHDB\r\n*3\r\n$3\r\nSET\r\n$7\r\nplanted\r\n$1\r\nx\r\n");
+            let request = encoded(&["SET", &key, &value]);
+            let (head, rest) = request.split_at(2 << 20);
+            client.send(head).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            // Another session learns that a slot has moved.
+            let moved = slot::of_key(b"a slot that moves");
+            cluster.move_slot(moved, 1 - cluster.owner(moved));
+            assert_eq!(other.command(&["GET", "a slot that moves"]).await, "(nil)");
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let (middle, end) = rest.split_at(512 << 10);
+            client.send(middle).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            client.send(end).await;
+            assert_eq!(client.reply().await, "+OK");
+            assert!(client.command(&["GET", &key]).await == value, "the value is another one");
+            assert_eq!(client.command(&["DBSIZE"]).await, ":1");
+            assert_eq!(client.command(&["DEL", &key]).await, ":1");
+        }
+    });
+}

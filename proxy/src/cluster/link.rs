@@ -74,6 +74,10 @@ pub(super) struct Link {
     state: State,
     /// What is to be sent.
     staged: Vec<u8>,
+    /// Whether what is staged ends inside a request of the client's: only its next bytes may follow.
+    mid_request: bool,
+    /// What is sent when that request has ended.
+    behind: Vec<u8>,
     received: Vec<u8>,
     at: usize,
     scanner: ReplyScanner,
@@ -126,6 +130,8 @@ impl Link {
             purpose,
             state,
             staged: Vec::new(),
+            mid_request: false,
+            behind: Vec::new(),
             received: Vec::new(),
             at: 0,
             scanner: ReplyScanner::new(Limits::DEFAULT),
@@ -182,7 +188,7 @@ impl Link {
     /// A command of the client's.
     #[inline]
     pub(super) fn send(&mut self, request: &[u8], number: u64, part: usize) {
-        buffers::append(&mut self.staged, request);
+        buffers::append(self.tail(), request);
         self.last = (number, part);
         match self.owed.back_mut() {
             Some(Owed::Client(count)) if *count < u32::MAX => *count += 1,
@@ -190,20 +196,38 @@ impl Link {
         }
     }
 
+    /// Where whole requests go: never between the bytes of one whose rest is to come.
+    #[inline]
+    fn tail(&mut self) -> &mut Vec<u8> {
+        if self.mid_request { &mut self.behind } else { &mut self.staged }
+    }
+
+    /// The client's last command was only a beginning: nothing else is sent before [`Link::end_request`].
+    pub(super) fn begin_request(&mut self) {
+        self.mid_request = true;
+    }
+
     /// More bytes of the client's last command.
     pub(super) fn send_more(&mut self, bytes: &[u8]) {
         buffers::append(&mut self.staged, bytes);
     }
 
+    /// The client's last command is whole: what had to wait follows.
+    pub(super) fn end_request(&mut self) {
+        self.mid_request = false;
+        let behind = std::mem::take(&mut self.behind);
+        buffers::append(&mut self.staged, &behind);
+    }
+
     /// A question of ours.
     pub(super) fn ask(&mut self, request: &[u8], own: Own) {
-        buffers::append(&mut self.staged, request);
+        buffers::append(self.tail(), request);
         self.owed.push_back(Owed::Own(own));
     }
 
     /// A (un)subscription of ours: its confirmations are no replies.
     pub(super) fn whisper(&mut self, request: &[u8], confirmations: usize) {
-        buffers::append(&mut self.staged, request);
+        buffers::append(self.tail(), request);
         self.whispered += confirmations;
     }
 
@@ -358,5 +382,25 @@ mod tests {
         link.settle();
         link.settle();
         assert!(!link.owes());
+    }
+
+    #[test]
+    fn nothing_of_ours_comes_between_the_bytes_of_a_request() {
+        let endpoint = Endpoint { host: "localhost".to_owned(), port: 1 };
+        let mut link = Link::dialing(endpoint, Purpose::Main, Box::pin(std::future::pending()));
+        link.send(b"<head", 1, 0);
+        link.begin_request();
+        link.ask(b"[ask]", Own::Slots);
+        link.send_more(b" body");
+        link.whisper(b"[whisper]", 1);
+        link.send(b"[send]", 2, 0);
+        assert_eq!(link.staged, b"<head body");
+        link.send_more(b" end>");
+        link.end_request();
+        link.ask(b"[later]", Own::Swallow);
+        assert_eq!(link.staged, b"<head body end>[ask][whisper][send][later]");
+        assert!(link.owes_client());
+        link.settle();
+        assert_eq!(link.owes_own(), Some(Own::Slots));
     }
 }

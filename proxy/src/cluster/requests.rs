@@ -165,9 +165,20 @@ impl ClusterSession {
         }
         self.journal.request_bytes(streamed.label, bytes.len());
         if end {
+            if let Some(link) = streamed.link.and_then(|id| self.links.get(id)) {
+                link.end_request();
+            }
             self.streaming_request = None;
         }
         true
+    }
+
+    /// The beginning of a request was sent on this link: the rest passes as it comes, and nothing else does.
+    pub(super) fn begin_stream(&mut self, label: Label, id: LinkId) {
+        if let Some(link) = self.links.get(id) {
+            link.begin_request();
+        }
+        self.streaming_request = Some(StreamedRequest { label, link: Some(id) });
     }
 
     /// The common path: a simple command that the rules allow, while nothing out of the ordinary goes on.
@@ -354,7 +365,7 @@ impl ClusterSession {
         let kept = if incoming.streamed || caching.is_some() { &[] } else { incoming.bytes() };
         self.push_sent(id, entry, kept, incoming.bytes());
         if incoming.streamed {
-            self.streaming_request = Some(StreamedRequest { label: incoming.label(), link: Some(id) });
+            self.begin_stream(incoming.label(), id);
         }
         Ok(Taken::Yes)
     }

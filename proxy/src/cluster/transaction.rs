@@ -225,7 +225,7 @@ impl ClusterSession {
         let muted = self.take_muted();
         self.push_pinned(id, slot, incoming, meaning, muted, incoming.bytes());
         if incoming.streamed {
-            self.streaming_request = Some(super::StreamedRequest { label: incoming.label(), link: Some(id) });
+            self.begin_stream(incoming.label(), id);
         }
         Ok(Taken::Yes)
     }
