@@ -40,6 +40,7 @@ NOT_SEEN_HERE = {
     "elasticache:Connect": "checked by the cache at AUTH, not by an API call",
     "memorydb:Connect": "checked by the cache at AUTH, not by an API call",
     "kms:Decrypt": "only of secrets with a key of their own; the world's have the account's",
+    "RotateRole kms:GenerateDataKey": "as above",
     "RotateRole memorydb:DescribeUsers": "as below",
     "RotateRole secretsmanager:DeleteSecret": "only where a user is given up",
     "RotateRole secretsmanager:RestoreSecret": "only where a user that was given up comes back",
@@ -98,13 +99,23 @@ def spelled_out(node, names=None):
     return out
 
 
+def policies(resources, role):
+    """A role's own policies, and those that are attached to it beside it, which may stand under a condition."""
+    found = list(resources[role]["Properties"]["Policies"])
+    for resource in resources.values():
+        if resource["Type"] == "AWS::IAM::RolePolicy" and resource["Properties"]["RoleName"] == "${" + role + "}":
+            found.append({**resource["Properties"], "Condition": resource.get("Condition")})
+    return found
+
+
 def statements(template, role):
     document = spelled_out(yaml.load((ROOT / template).read_text(), Loader))
     found = []
-    for policy in document["Resources"][role]["Properties"]["Policies"]:
+    for policy in policies(document["Resources"], role):
         for statement in policy["PolicyDocument"]["Statement"]:
             as_list = lambda value: value if isinstance(value, list) else [value]
-            found.append({**statement, "Action": as_list(statement["Action"]), "Resource": as_list(statement["Resource"])})
+            sid = statement.get("Sid", "") + (f" (only with {policy['Condition']})" if policy.get("Condition") else "")
+            found.append({**statement, "Sid": sid, "Action": as_list(statement["Action"]), "Resource": as_list(statement["Resource"])})
     return found
 
 
