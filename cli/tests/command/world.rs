@@ -178,6 +178,7 @@ fn serve_resp(stream: TcpStream, config: Arc<ServerConfig>) {
     while let Some(words) = read_command(&mut stream) {
         let reply = match words[0].to_uppercase().as_str() {
             "PING" => "+PONG\r\n".to_owned(),
+            "KEYSTILE" => "+OK\r\n".to_owned(),
             "ECHO" => format!("${}\r\n{}\r\n", words[1].len(), words[1]),
             "SET" => "-NOPERM User iam-ro has no permissions to run the 'set' command\r\n".to_owned(),
             "KEYS" => "-NOPERM keystile: KEYS is denied (rule dev/1)\r\n".to_owned(),
