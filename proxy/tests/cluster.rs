@@ -763,3 +763,65 @@ fn nothing_of_the_proxy_comes_between_the_bytes_of_a_long_request() {
         }
     });
 }
+
+#[test]
+fn reset_on_a_link_that_is_being_dialled_does_not_make_it_the_default_users() {
+    run(async {
+        let (world, mut cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-admin").await;
+        assert_eq!(client.command(&["SUBSCRIBE", "news"]).await, "[subscribe news :1]");
+        assert_eq!(client.command(&["RESET"]).await, "+RESET");
+        assert_eq!(client.command(&["ACL", "WHOAMI"]).await, "iam-admin");
+        cluster.nodes[0].kill();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        cluster.nodes[0].start();
+        for node in &cluster.nodes {
+            node.ok(&["ACL", "SETUSER", "default", "on", "nopass", "~*", "&*", "+@all"]);
+        }
+        client.send([encoded(&["RESET"]), encoded(&["ACL", "WHOAMI"])].concat()).await;
+        assert_eq!(client.reply().await, "+RESET");
+        assert_eq!(client.reply().await, "iam-admin");
+    });
+}
+
+#[test]
+fn a_node_that_refuses_the_clients_own_password_is_sent_nothing() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut legacy = keystile_model::database::Database {
+            kind: keystile_model::database::DatabaseKind::Static,
+            arn: None,
+            cluster_mode: true,
+            auth: keystile_model::database::CacheAuth::PassThrough,
+            ca: Some(std::fs::read_to_string(world.dir.path().join("cache.crt")).unwrap()),
+            ..world.database("legacy")
+        };
+        legacy.endpoint.port = cluster.nodes[0].port;
+        world.put(keystile_model::feed::Entity::StaticDatabase(Box::new(legacy))).await;
+        support::wait_until("it is known", || {
+            world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database("legacy").is_some())
+        })
+        .await;
+        // The user is known at one node alone, and the other one lets in whoever says nothing.
+        cluster.nodes[1].ok(&["ACL", "SETUSER", "own", "resetpass", ">another"]);
+        cluster.nodes[1].ok(&["ACL", "SETUSER", "default", "on", "nopass", "~*", "&*", "+@all"]);
+        let (here, there) = (key_of(&cluster, 0), key_of(&cluster, 1));
+        let mut client = world.routed("bob", "legacy", "own").await;
+        assert_eq!(client.ask("AUTH their-own").await, "+OK");
+        assert_eq!(client.command(&["SET", &here, "x"]).await, "+OK");
+        client.send([encoded(&["SET", &there, "x"]), encoded(&["GET", &here])].concat()).await;
+        let refused = client.reply().await;
+        assert_eq!(client.reply().await, "x");
+        assert_eq!(cluster.nodes[1].ok(&["DBSIZE"]), support::cluster::Reply::Number(0));
+        assert!(refused.contains("did not take this session's password; nothing was sent"), "{refused}");
+        // Once it is taken, what waited follows.
+        cluster.nodes[1].ok(&["ACL", "SETUSER", "own", "resetpass", ">their-own"]);
+        let value = "v".repeat(2 << 20);
+        assert_eq!(client.command(&["SET", &there, &value]).await, "+OK");
+        assert!(client.command(&["GET", &there]).await == value);
+        assert_eq!(client.command(&["RESET"]).await, "+RESET");
+        assert!(client.command(&["GET", &there]).await.starts_with("-NOAUTH keystile"));
+        assert_eq!(client.ask("AUTH their-own").await, "+OK");
+        assert_eq!(client.command(&["GET", &here]).await, "x");
+    });
+}

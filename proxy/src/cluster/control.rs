@@ -387,50 +387,39 @@ impl ClusterSession {
         Ok(Taken::Yes)
     }
 
-    /// `RESET` makes the connection the default user's: it is done once all is answered, the other links are
-    /// closed, and nothing follows before we have signed in again.
+    /// `RESET` makes a connection the default user's. So no node is told: once all is answered it is answered
+    /// here and every link is closed. A new one is signed in before anything is sent on it.
     pub(super) fn reset(&mut self, incoming: &Incoming<'_>) -> Result<Taken, End> {
-        if !self.order.is_empty() {
+        if !self.order.is_empty() || self.streaming.is_some() {
             return Ok(Taken::No);
         }
-        let Some(home) = self.home_link() else {
-            return self.answer_error(incoming, super::requests::NOBODY);
-        };
         for id in self.links.ids() {
-            if id != home {
-                self.links.remove(id);
-            }
+            self.links.remove(id);
         }
+        self.home = None;
         self.by_place.clear();
+        // What they were asked is answered by nobody.
+        self.waits_for_map = false;
+        self.barrier = None;
         self.forget_transaction();
+        self.forget_subscriptions();
         self.replying = Replying::On;
         self.readonly = false;
         self.settings.reset();
         self.settings.password = None;
         self.caching = None;
-        self.note(incoming);
-        let mut entry = super::order::Entry::new(super::order::Awaiting::Link(home), incoming.label(), false);
-        entry.meaning = Meaning::Reset;
-        let number = self.order.next();
-        if let Some(link) = self.links.get(home) {
-            link.send(incoming.bytes(), number, 0);
-        }
-        self.order.push(entry, &[]);
         match &mut self.standing {
             Standing::Ours(_) => {
-                self.hold = true;
-                self.sign_in_due = true;
+                self.fetching = None;
+                self.sign_in_due = false;
+                self.handle.signed_in(self.clock.now());
             }
             Standing::PassThrough { admitted, .. } => *admitted = false,
             Standing::Open => {}
         }
+        self.note(incoming);
+        self.answer(incoming.label(), b"+RESET\r\n".to_vec(), false);
         Ok(Taken::Yes)
-    }
-
-    pub(super) fn was_reset(&mut self, failed: bool) {
-        if !failed {
-            self.forget_subscriptions();
-        }
     }
 
     /// `READONLY`, `READWRITE` and what else is the session's own.

@@ -42,6 +42,8 @@ pub(super) enum Purpose {
 /// A question of ours, whose reply nobody sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Own {
+    /// AUTH with the client's own password, on a new link: nothing else is sent before it is taken.
+    Proof,
     /// `ASKING`, and whatever else simply has to be swallowed.
     Swallow,
     /// Something without which the link is no use to the session: an error loses it.
@@ -72,6 +74,10 @@ pub(super) struct Link {
     pub(super) node: Endpoint,
     pub(super) purpose: Purpose,
     state: State,
+    /// AUTH with the client's own password, until it is sent.
+    proof: Vec<u8>,
+    /// Nothing that is staged is sent yet: the node would take it from its default user.
+    is_proving: bool,
     /// What is to be sent.
     staged: Vec<u8>,
     /// Whether what is staged ends inside a request of the client's: only its next bytes may follow.
@@ -129,6 +135,8 @@ impl Link {
             node,
             purpose,
             state,
+            proof: Vec::new(),
+            is_proving: false,
             staged: Vec::new(),
             mid_request: false,
             behind: Vec::new(),
@@ -183,6 +191,23 @@ impl Link {
         if !greeting.is_empty() {
             self.staged.splice(..0, greeting.iter().copied());
         }
+    }
+
+    /// AUTH that the node must take before anything else is sent, [`Link::greet`]'s bytes included.
+    pub(super) fn prove(&mut self, request: Vec<u8>) {
+        self.owed.push_front(Owed::Own(Own::Proof));
+        self.proof = request;
+        self.is_proving = true;
+    }
+
+    /// The node took it: what is staged may go.
+    pub(super) fn proved(&mut self) {
+        self.is_proving = false;
+    }
+
+    /// Whether the node has yet to take the client's own password.
+    pub(super) fn is_proving(&self) -> bool {
+        self.is_proving
     }
 
     /// A command of the client's.
@@ -335,7 +360,15 @@ impl Link {
     /// Encrypts what is staged and sends what the socket takes. False while something waits.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> bool {
         let State::Up(leg) = &mut self.state else { return true };
-        if !self.staged.is_empty() {
+        if !self.proof.is_empty() {
+            let written = leg.write(&self.proof);
+            self.proof.clear();
+            if written.is_err() {
+                self.state = State::Ended;
+                return true;
+            }
+        }
+        if !self.staged.is_empty() && !self.is_proving {
             let written = leg.write(&self.staged);
             buffers::rest(&mut self.staged);
             if written.is_err() {

@@ -164,9 +164,11 @@ impl ClusterSession {
                 Dialed::Up => {
                     news = true;
                     let of_replica = link.purpose == Purpose::Replica;
-                    let (greeting, replies) =
-                        self.settings.greeting(&self.journal.facts().db_user, of_replica);
+                    let (greeting, replies) = self.settings.greeting(of_replica);
                     link.greet(&greeting, replies);
+                    if let Some(request) = self.settings.proof(&self.journal.facts().db_user) {
+                        link.prove(request);
+                    }
                 }
                 Dialed::Failed(why) => {
                     news = true;
@@ -227,11 +229,18 @@ impl ClusterSession {
             return Err(End::ServerClosed);
         }
         let mut words = Vec::new();
-        let text = format!(
-            "the connection to the node {} of the cluster was lost before it answered; whether the command was \
-             executed is unknown",
-            link.node
-        );
+        let text = if link.is_proving() {
+            format!(
+                "the node {} of the cluster did not take this session's password; nothing was sent",
+                link.node
+            )
+        } else {
+            format!(
+                "the connection to the node {} of the cluster was lost before it answered; whether the command \
+                 was executed is unknown",
+                link.node
+            )
+        };
         encode::error(&mut words, "ERR keystile:", &text);
         let mut lost = Vec::new();
         let mut failed_sign_in = false;

@@ -51,8 +51,6 @@ pub(super) enum Meaning {
     },
     /// It tells whether the cache took the client's own AUTH.
     ClientAuth,
-    /// It ends all that the connection was.
-    Reset,
     /// If it is no error, the same goes to every other link, and to each new one.
     Setting(Box<super::settings::Setting>),
     /// Confirmations of a (un)subscription, one for each channel.

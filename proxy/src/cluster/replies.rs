@@ -257,6 +257,11 @@ impl ClusterSession {
         let own = link.owes_own().unwrap_or(Own::Swallow);
         link.settle();
         match own {
+            Own::Proof if kind != Kind::Error && bytes == b"+OK\r\n" => {
+                link.proved();
+                Ok(())
+            }
+            Own::Proof => self.unwilling(id, bytes),
             Own::Swallow => Ok(()),
             Own::Needed if kind == Kind::Error => self.unwilling(id, bytes),
             Own::Needed => Ok(()),
@@ -336,7 +341,6 @@ impl ClusterSession {
                 let wrong = self.is_wrong_password(id, frame);
                 self.let_in(id, !failed, wrong);
             }
-            Meaning::Reset => self.was_reset(failed),
             Meaning::Setting(setting) => {
                 if !failed {
                     self.mirror(id, setting.request());

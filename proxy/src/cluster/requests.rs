@@ -158,7 +158,7 @@ impl ClusterSession {
     fn pass_body(&mut self, bytes: &[u8], end: bool) -> bool {
         let Some(streamed) = &self.streaming_request else { return true };
         if let Some(link) = streamed.link.and_then(|id| self.links.get(id)) {
-            if !link.is_up() && !link.has_ended() {
+            if (!link.is_up() || link.is_proving()) && !link.has_ended() {
                 return false;
             }
             link.send_more(bytes);

@@ -88,14 +88,18 @@ impl Settings {
         self.list.clear();
     }
 
-    /// What a new connection is sent first, and how many replies that gets. `db_user` goes with the client's
-    /// own password.
-    pub(super) fn greeting(&self, db_user: &str, of_replica: bool) -> (Vec<u8>, usize) {
+    /// AUTH with the client's own password, where it has one: the node must take it before anything else is
+    /// sent there.
+    pub(super) fn proof(&self, db_user: &str) -> Option<Vec<u8>> {
+        let password = self.password.as_ref()?;
+        let mut out = Vec::new();
+        encode::request(&mut out, &[b"AUTH", db_user.as_bytes(), password.expose_secret().as_bytes()]);
+        Some(out)
+    }
+
+    /// What a new connection is sent before the client's commands, and how many replies that gets.
+    pub(super) fn greeting(&self, of_replica: bool) -> (Vec<u8>, usize) {
         let (mut out, mut replies) = (Vec::new(), 0);
-        if let Some(password) = &self.password {
-            encode::request(&mut out, &[b"AUTH", db_user.as_bytes(), password.expose_secret().as_bytes()]);
-            replies += 1;
-        }
         if self.resp3 {
             encode::request(&mut out, &["HELLO", "3"]);
             replies += 1;
@@ -126,7 +130,7 @@ mod tests {
     #[test]
     fn the_last_of_each_kind_is_replayed() {
         let mut settings = Settings::default();
-        assert_eq!(settings.greeting("u", false), (Vec::new(), 0));
+        assert_eq!(settings.greeting(false), (Vec::new(), 0));
         set(&mut settings, &["CLIENT", "SETNAME", "a"]);
         set(&mut settings, &["CLIENT", "SETNAME", "b"]);
         set(&mut settings, &["client", "setinfo", "LIB-NAME", "x"]);
@@ -137,7 +141,7 @@ mod tests {
         set(&mut settings, &["CLIENT", "NO-EVICT", "on"]);
         assert!(!settings.tracks());
         settings.resp3 = true;
-        let (greeting, replies) = settings.greeting("u", true);
+        let (greeting, replies) = settings.greeting(true);
         let text = String::from_utf8(greeting).unwrap();
         assert_eq!(replies, 6);
         assert!(text.starts_with("*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*1\r\n$8\r\nREADONLY\r\n"), "{text}");
@@ -146,6 +150,6 @@ mod tests {
             "{text}"
         );
         settings.reset();
-        assert_eq!(settings.greeting("u", false).1, 0);
+        assert_eq!(settings.greeting(false).1, 0);
     }
 }
