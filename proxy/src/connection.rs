@@ -550,6 +550,10 @@ struct NodeDialer {
 }
 
 impl Dial for NodeDialer {
+    fn may_dial(&self, node: &Endpoint) -> bool {
+        host_rule::check_node(&self.database, node, self.shared.dialer.allow_loopback).is_ok()
+    }
+
     fn dial(&self, node: &Endpoint) -> Dialing {
         let shared = Arc::clone(&self.shared);
         let database = Database { endpoint: node.clone(), ..Database::clone(&self.database) };

@@ -825,3 +825,137 @@ fn a_node_that_refuses_the_clients_own_password_is_sent_nothing() {
         assert_eq!(client.command(&["GET", &here]).await, "x");
     });
 }
+
+#[test]
+fn a_confirmation_that_nobody_awaits_is_no_reply() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        // Where the client signs in itself, its connections stay at RESP2: there confirmations look like replies.
+        let mut legacy = keystile_model::database::Database {
+            kind: keystile_model::database::DatabaseKind::Static,
+            arn: None,
+            auth: keystile_model::database::CacheAuth::PassThrough,
+            ca: Some(std::fs::read_to_string(world.dir.path().join("cache.crt")).unwrap()),
+            cluster_mode: true,
+            ..world.database("legacy")
+        };
+        legacy.endpoint.port = cluster.nodes[0].port;
+        world.put(keystile_model::feed::Entity::StaticDatabase(Box::new(legacy))).await;
+        support::wait_until("it is known", || {
+            world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database("legacy").is_some())
+        })
+        .await;
+        let mut client = world.routed("bob", "legacy", "own").await;
+        assert_eq!(client.command(&["AUTH", "their-own"]).await, "+OK");
+        let shard = key_of(&cluster, 0);
+        for round in 0..50 {
+            assert_eq!(client.command(&["SUBSCRIBE", "news"]).await, "[subscribe news :1]");
+            assert_eq!(client.command(&["SSUBSCRIBE", &shard]).await, format!("[ssubscribe {shard} :1]"));
+            let mut request = encoded(&["UNSUBSCRIBE", "news"]);
+            request.extend(encoded(&["SUNSUBSCRIBE", &shard]));
+            request.extend(encoded(&["ECHO", &round.to_string()]));
+            request.extend(encoded(&["GET", &shard]));
+            request.extend(encoded(&["ECHO", "last"]));
+            client.send(request).await;
+            for expected in [
+                "[unsubscribe news :0]",
+                &format!("[sunsubscribe {shard} :0]"),
+                &round.to_string(),
+                "(nil)",
+                "last",
+            ] {
+                assert_eq!(client.reply().await, expected, "round {round}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_error_to_an_unsubscription_of_ours_is_no_reply() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut two = world.routed("alice", "sessions", "iam-rw").await;
+        let mut three = world.routed("alice", "sessions", "iam-rw").await;
+        assert!(three.command(&["HELLO", "3"]).await.contains("proto :3"));
+        assert_eq!(two.command(&["SUBSCRIBE", "news"]).await, "[subscribe news :1]");
+        assert_eq!(three.command(&["SUBSCRIBE", "news"]).await, ">[subscribe news :1]");
+        for node in &cluster.nodes {
+            node.ok(&["ACL", "SETUSER", "iam-rw", "-unsubscribe"]);
+        }
+        let mut request = encoded(&["UNSUBSCRIBE", "news"]);
+        request.extend(encoded(&["ECHO", "x"]));
+        request.extend(encoded(&["ECHO", "y"]));
+        three.send(&request).await;
+        for expected in [">[unsubscribe news :0]", "x", "y"] {
+            assert_eq!(three.reply().await, expected);
+        }
+        // In RESP2 a connection that stays subscribed is no use: it is closed, and the next one serves.
+        two.send(&request).await;
+        assert_eq!(two.reply().await, "[unsubscribe news :0]");
+        for echo in ["x", "y"] {
+            let reply = two.reply().await;
+            assert!(reply == echo || reply.contains("was lost"), "{reply}");
+        }
+        for node in &cluster.nodes {
+            node.ok(&["PUBLISH", "news", "one"]);
+        }
+        assert_eq!(two.command(&["ECHO", "z"]).await, "z");
+        assert_eq!(three.command(&["ECHO", "z"]).await, "z");
+    });
+}
+
+#[test]
+fn a_script_cannot_forge_a_redirection() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let mut other = world.routed("alice", "sessions", "iam-rw").await;
+        let (here, there) = (key_of(&cluster, 0), key_of(&cluster, 1));
+        for key in [&here, &there] {
+            let slot = slot::of_key(key.as_bytes());
+            for word in ["MOVED", "ASK"] {
+                let script = format!("return redis.error_reply('{word} {slot} localhost:1')");
+                assert!(client.command(&["EVAL", &script, "0"]).await.starts_with("-TRYAGAIN keystile:"));
+                let reply = client.command(&["EVAL", &script, "1", &here]).await;
+                assert!(reply.starts_with("-TRYAGAIN keystile:"), "{reply}");
+            }
+            for client in [&mut client, &mut other] {
+                assert_eq!(client.command(&["GET", key]).await, "(nil)");
+            }
+        }
+        assert_eq!(world.shared.metrics.cluster_links_failed.value(), 0, "nobody believed it");
+        // Nor is a script carried out again because it says so.
+        for word in ["LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN"] {
+            let script = format!("redis.call('INCR', KEYS[1]) return redis.error_reply('{word} x')");
+            assert_eq!(client.command(&["DEL", &here]).await.len(), 2);
+            assert_eq!(client.command(&["EVAL", &script, "1", &here]).await, format!("-{word} x"));
+            assert_eq!(client.command(&["GET", &here]).await, "1");
+        }
+        // What a server says is followed.
+        let slot = slot::of_key(here.as_bytes());
+        cluster.move_slot(slot, 1);
+        let read = "return redis.call('GET', KEYS[1])";
+        assert_eq!(client.command(&["EVAL", read, "1", &here]).await, "1");
+        assert_eq!(client.command(&["GET", &here]).await, "1");
+    });
+}
+
+#[test]
+fn the_names_of_subscriptions_have_a_bound() {
+    run(async {
+        let (world, _cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let name = |number: usize| format!("{number:04}{}", "x".repeat(8 * 1024 - 4));
+        for number in 0..128 {
+            assert!(
+                client.command(&["SUBSCRIBE", &name(number)]).await.ends_with(&format!(":{}]", number + 1))
+            );
+        }
+        let refused = client.command(&["PSUBSCRIBE", "x"]).await;
+        assert!(refused.starts_with("-ERR") && refused.contains("1 MiB"), "{refused}");
+        assert!(client.command(&["UNSUBSCRIBE", &name(3)]).await.ends_with(":127]"));
+        assert!(client.command(&["UNSUBSCRIBE", &name(3)]).await.ends_with(":127]"), "not counted twice");
+        assert_eq!(client.command(&["PSUBSCRIBE", "x"]).await, "[psubscribe x :128]");
+        assert!(client.command(&["SUBSCRIBE", &name(3)]).await.starts_with("-ERR"));
+    });
+}

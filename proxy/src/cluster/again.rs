@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use keystile_model::database::Endpoint;
+use keystile_resp::command::CommandId;
 use keystile_resp::encode;
 use tokio::time::{Duration, Instant, Sleep};
 
@@ -16,6 +17,7 @@ use super::link::{LinkId, Own, Purpose};
 use super::order::{Awaiting, Meaning, NO_SLOT};
 use super::slots::Redirect;
 use crate::session::End;
+use crate::session::expected::Label;
 
 /// How often a command follows a redirection.
 const MOST_AGAIN: u8 = 16;
@@ -67,6 +69,27 @@ impl Again {
     }
 }
 
+/// Who chooses the words of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaker {
+    /// The server.
+    Server,
+    /// A module, perhaps.
+    Module,
+    /// The author of a script, perhaps.
+    Script,
+}
+
+impl Speaker {
+    fn of(label: Label) -> Self {
+        match CommandId::new(label).map(|id| id.command().name) {
+            Some("eval" | "evalsha" | "eval_ro" | "evalsha_ro" | "fcall" | "fcall_ro") => Self::Script,
+            Some(_) => Self::Server,
+            None => Self::Module,
+        }
+    }
+}
+
 /// One thing to be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -82,16 +105,13 @@ impl ClusterSession {
         let text = frame.get(1..).unwrap_or_default().trim_ascii_end();
         let Some(asked) = self.links.get(link) else { return Ok(false) };
         let Some(again) = Again::read(text, &asked.node) else { return Ok(false) };
-        let of_replica = asked.purpose == Purpose::Replica;
-        if let Again::Elsewhere(redirect) = &again
-            && !redirect.ask
-        {
-            if of_replica {
-                // It has another primary now, or none.
-                self.shared_map.expire();
-            }
-            self.shared_map.moved(redirect.slot, &redirect.to);
-            self.follow_map();
+        let (of_replica, asked) = (asked.purpose == Purpose::Replica, asked.node.clone());
+        if !self.believes(piece, &again, &asked) {
+            return Ok(false);
+        }
+        if of_replica && matches!(&again, Again::Elsewhere(redirect) if !redirect.ask) {
+            // It has another primary now, or none.
+            self.shared_map.expire();
         }
         let Some((slot, tries)) = self.count_try(piece) else { return Ok(false) };
         if tries > MOST_AGAIN || (of_replica && self.leave_replica(piece)) {
@@ -121,6 +141,41 @@ impl ClusterSession {
                 Ok(true)
             }
         }
+    }
+
+    /// Whether an error is what it says. A script may answer with any error: so only what a server would say of
+    /// it is followed, nothing is learned from it for others, and it is not carried out again because it failed.
+    fn believes(&mut self, piece: Piece, again: &Again, asked: &Endpoint) -> bool {
+        let Some(entry) = self.order.at(piece.number) else { return false };
+        let speaker = Speaker::of(entry.label);
+        let slot = match (&entry.awaiting, piece.part) {
+            (Awaiting::Fan(fan), Some(part)) => fan.parts.get(part).map_or(NO_SLOT, |part| part.slot),
+            _ => entry.slot,
+        };
+        let Again::Elsewhere(redirect) = again else { return speaker != Speaker::Script };
+        let plausible = redirect.slot == slot
+            && redirect.to != *asked
+            && self.map.nodes().any(|node| *node == redirect.to);
+        let believed = self.dial.may_dial(&redirect.to) && (speaker != Speaker::Script || plausible);
+        if believed && speaker == Speaker::Server && redirect.slot == slot {
+            self.learn(redirect);
+        } else if !redirect.ask {
+            self.shared_map.expire();
+        }
+        believed
+    }
+
+    /// A server said where a slot is: from now on every session of this database goes there.
+    pub(super) fn learn(&mut self, redirect: &Redirect) {
+        if redirect.ask {
+            return;
+        }
+        if self.dial.may_dial(&redirect.to) {
+            self.shared_map.moved(redirect.slot, &redirect.to);
+        } else {
+            self.shared_map.expire();
+        }
+        self.follow_map();
     }
 
     /// Counts one more try. The slot, and the tries; `None` where it cannot be sent again.
@@ -332,6 +387,21 @@ impl ClusterSession {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whose_words_an_error_has() {
+        let label = |name: &str| {
+            let id = keystile_resp::command::find(name.as_bytes()).unwrap();
+            u16::try_from(id.index()).unwrap()
+        };
+        for name in ["EVAL", "evalsha", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"] {
+            assert_eq!(Speaker::of(label(name)), Speaker::Script, "{name}");
+        }
+        for name in ["GET", "MGET", "EXEC", "SSUBSCRIBE"] {
+            assert_eq!(Speaker::of(label(name)), Speaker::Server, "{name}");
+        }
+        assert_eq!(Speaker::of(crate::session::expected::UNKNOWN), Speaker::Module);
+    }
 
     #[test]
     fn what_is_sent_again() {

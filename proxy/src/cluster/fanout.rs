@@ -105,8 +105,7 @@ impl ClusterSession {
             .collect();
         scan.take(&replies, &mut self.scan_rights);
         if let Some(redirect) = scan.learned() {
-            self.shared_map.moved(redirect.slot, &redirect.to);
-            self.follow_map();
+            self.learn(&redirect);
         }
         self.next_step(number, scan)
     }

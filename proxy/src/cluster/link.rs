@@ -9,6 +9,7 @@ use keystile_model::database::Endpoint;
 use keystile_resp::reply::{Limits, ReplyError, ReplyScanner, Step};
 
 use super::buffers;
+use crate::session::expected::Topic;
 use crate::session::leg::Leg;
 
 /// A link's place in its session.
@@ -26,6 +27,9 @@ pub type Dialing = Pin<Box<dyn Future<Output = Result<Leg, String>> + Send>>;
 pub trait Dial: Send + Sync {
     /// Dials a node. The error is text for the client.
     fn dial(&self, node: &Endpoint) -> Dialing;
+
+    /// Whether this node may be dialled at all, by its address alone.
+    fn may_dial(&self, node: &Endpoint) -> bool;
 }
 
 /// What a link is for.
@@ -60,6 +64,18 @@ pub(super) enum Own {
 enum Owed {
     Client(u32),
     Own(Own),
+    Whisper(Whisper),
+}
+
+/// A (un)subscription of ours: its confirmations nobody sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Whisper {
+    /// What it is about.
+    pub(super) topic: Topic,
+    /// Whether it subscribes.
+    pub(super) adds: bool,
+    /// Confirmations that are to come, one for each name; or else a single error.
+    pub(super) left: usize,
 }
 
 enum State {
@@ -92,8 +108,9 @@ pub(super) struct Link {
     owed: VecDeque<Owed>,
     /// The number of the client's last command that went here, and of its part.
     pub(super) last: (u64, usize),
-    /// Confirmations of subscriptions of ours that are to come and that nobody sees.
-    pub(super) whispered: usize,
+    /// A `SUNSUBSCRIBE` of ours has just been confirmed: or its slot has moved, which is told in the same form
+    /// unasked, and the answer is still to come.
+    doubtful: bool,
     /// Whether it speaks RESP3 although the client does not.
     pub(super) lifted: bool,
     /// The beginning of a long answer to a question of ours.
@@ -146,7 +163,7 @@ impl Link {
             peeked: None,
             owed: VecDeque::new(),
             last: (0, 0),
-            whispered: 0,
+            doubtful: false,
             lifted: false,
             collected: None,
         }
@@ -250,10 +267,37 @@ impl Link {
         self.owed.push_back(Owed::Own(own));
     }
 
-    /// A (un)subscription of ours: its confirmations are no replies.
-    pub(super) fn whisper(&mut self, request: &[u8], confirmations: usize) {
+    /// A (un)subscription of ours.
+    pub(super) fn whisper(&mut self, request: &[u8], whisper: Whisper) {
         buffers::append(self.tail(), request);
-        self.whispered += confirmations;
+        self.owed.push_back(Owed::Whisper(whisper));
+    }
+
+    /// The (un)subscription of ours whose confirmation or error is to come next.
+    pub(super) fn owes_whisper(&self) -> Option<Whisper> {
+        match self.owed.front() {
+            Some(Owed::Whisper(whisper)) => Some(*whisper),
+            _ => None,
+        }
+    }
+
+    /// Whether the answer to a `SUNSUBSCRIBE` of ours may still come although it was taken for answered.
+    #[inline]
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// A confirmation came that the client does not await.
+    pub(super) fn confirmed(&mut self, topic: Topic, adds: bool) {
+        let Some(Owed::Whisper(whisper)) = self.owed.front_mut() else { return };
+        if (whisper.topic, whisper.adds) != (topic, adds) {
+            return;
+        }
+        whisper.left = whisper.left.saturating_sub(1);
+        if whisper.left == 0 {
+            self.settle();
+            self.doubtful = topic == Topic::Shard && !adds;
+        }
     }
 
     /// Whether the next reply is to a question of ours, and which.
@@ -288,6 +332,7 @@ impl Link {
     /// One reply was taken.
     #[inline]
     pub(super) fn settle(&mut self) {
+        self.doubtful = false;
         match self.owed.front_mut() {
             Some(Owed::Client(count)) if *count > 1 => *count -= 1,
             _ => {
@@ -425,7 +470,7 @@ mod tests {
         link.begin_request();
         link.ask(b"[ask]", Own::Slots);
         link.send_more(b" body");
-        link.whisper(b"[whisper]", 1);
+        link.whisper(b"[whisper]", Whisper { topic: Topic::Channel, adds: true, left: 1 });
         link.send(b"[send]", 2, 0);
         assert_eq!(link.staged, b"<head body");
         link.send_more(b" end>");
@@ -435,5 +480,28 @@ mod tests {
         assert!(link.owes_client());
         link.settle();
         assert_eq!(link.owes_own(), Some(Own::Slots));
+    }
+
+    #[test]
+    fn confirmations_are_counted_in_their_place() {
+        let endpoint = Endpoint { host: "localhost".to_owned(), port: 1 };
+        let mut link = Link::dialing(endpoint, Purpose::Main, Box::pin(std::future::pending()));
+        let whisper = Whisper { topic: Topic::Channel, adds: true, left: 2 };
+        link.send(b"a", 1, 0);
+        link.whisper(b"w", whisper);
+        link.whisper(b"u", Whisper { topic: Topic::Shard, adds: false, left: 1 });
+        link.send(b"b", 2, 0);
+        link.confirmed(Topic::Channel, true);
+        assert!(link.owes_client() && link.owes_whisper().is_none(), "the client's comes first");
+        link.settle();
+        link.confirmed(Topic::Shard, false);
+        assert_eq!(link.owes_whisper(), Some(whisper), "another one");
+        link.confirmed(Topic::Channel, true);
+        link.confirmed(Topic::Channel, true);
+        assert!(!link.is_doubtful() && link.owes_whisper().is_some_and(|next| !next.adds));
+        link.confirmed(Topic::Shard, false);
+        assert!(link.is_doubtful() && link.owes_client());
+        link.settle();
+        assert!(!link.is_doubtful() && !link.owes());
     }
 }

@@ -12,15 +12,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use keystile_resp::encode;
-use keystile_resp::reply::{Frame, Kind, is_subscriber_message};
+use keystile_resp::reply::{Frame, is_subscriber_message};
 use keystile_resp::slot;
 use tokio::time::{Duration, Instant, Sleep};
 
 use super::ClusterSession;
-use super::link::{LinkId, Own, Purpose};
+use super::link::{LinkId, Own, Purpose, Whisper};
 use super::order::{Awaiting, Meaning, NO_SLOT};
 use super::plan::CROSS_SLOT;
 use super::requests::{Incoming, NOBODY, Taken};
+use super::slots::Redirect;
 use super::value::Value;
 use crate::session::expected::Topic;
 use crate::session::judge::Refused;
@@ -28,6 +29,8 @@ use crate::session::{End, Standing};
 
 /// Names that a session may be subscribed to.
 const MOST_NAMES: usize = 64 * 1024;
+/// Bytes that these names may have together.
+const MOST_NAME_BYTES: usize = 1024 * 1024;
 /// The pause before a subscription that has lost its node is placed again, and before the next try.
 const PLACE_AGAIN: Duration = Duration::from_millis(100);
 /// What the channels of keyspace events begin with.
@@ -41,6 +44,8 @@ pub(super) struct Subscriptions {
     channels: Names,
     patterns: Names,
     shards: Names,
+    /// Bytes of all these names.
+    bytes: usize,
     /// Links beside the home one on which names that may match keyspace events are subscribed to.
     everywhere: Vec<LinkId>,
     /// Set while a name has no link.
@@ -54,6 +59,19 @@ impl Subscriptions {
             Topic::Pattern => &mut self.patterns,
             Topic::Shard => &mut self.shards,
         }
+    }
+
+    fn add(&mut self, topic: Topic, name: &[u8], link: LinkId) {
+        if self.names(topic).insert(Box::from(name), Some(link)).is_none() {
+            self.bytes += name.len();
+        }
+    }
+
+    /// Takes a name out; gives the link on which it was.
+    fn remove(&mut self, topic: Topic, name: &[u8]) -> Option<LinkId> {
+        let place = self.names(topic).remove(name)?;
+        self.bytes = self.bytes.saturating_sub(name.len());
+        place
     }
 
     /// The count in a confirmation.
@@ -105,6 +123,12 @@ fn confirmed(first: &[u8]) -> Option<(Topic, bool)> {
     all.into_iter().find(|(topic, adds)| word(*topic, *adds).as_bytes() == first)
 }
 
+/// Whether an array has the form of a confirmation: its word, a name, a count.
+fn is_confirmation(bytes: &[u8]) -> bool {
+    let mut items = Value::read(bytes).and_then(|value| value.items()).into_iter().flatten();
+    items.nth(2).and_then(Value::read).and_then(|count| count.integer()).is_some() && items.next().is_none()
+}
+
 impl ClusterSession {
     /// Whether a RESP2 client subscribes, which may say little else then.
     #[inline]
@@ -128,8 +152,9 @@ impl ClusterSession {
             return self.send_home(incoming);
         }
         let known = self.subscriptions.count(Topic::Channel) + self.subscriptions.count(Topic::Shard);
-        if known + names.len() > MOST_NAMES {
-            let text = "a session subscribes to at most 65,536 names";
+        let bytes = self.subscriptions.bytes + names.iter().map(|name| name.len()).sum::<usize>();
+        if known + names.len() > MOST_NAMES || bytes > MOST_NAME_BYTES {
+            let text = "a session subscribes to at most 65,536 names, of 1 MiB together";
             return self.refuse(incoming, &Refused::new(incoming.id, "ERR", "too long", text));
         }
         let slots = names.iter().map(|name| slot::of_key(name));
@@ -173,13 +198,13 @@ impl ClusterSession {
         }
         let everywhere = self.subscriptions.everywhere.clone();
         for name in names {
-            let link = self.subscriptions.names(topic).remove(&name).flatten();
+            let link = self.subscriptions.remove(topic, &name);
             let mut request = Vec::new();
             encode::request(&mut request, &[word(topic, false).to_ascii_uppercase().as_bytes(), &name]);
             let others = everywhere.iter().copied().filter(|_| may_be_keyspace(topic, &name));
             for id in others.chain(link) {
                 if let Some(link) = self.links.get(id) {
-                    link.whisper(&request, 1);
+                    link.whisper(&request, Whisper { topic, adds: false, left: 1 });
                 }
             }
             self.confirm(&mut answer, topic, false, Some(&name));
@@ -228,7 +253,7 @@ impl ClusterSession {
 
     /// Whether a frame answers nothing: a message, or a confirmation.
     pub(super) fn is_message(&mut self, id: LinkId, frame: &Frame) -> bool {
-        if self.settings.resp3 || frame.marker != b'*' {
+        if frame.marker != b'*' {
             return false;
         }
         let awaits = matches!(
@@ -236,10 +261,15 @@ impl ClusterSession {
             Some(front) if matches!(front.meaning, Meaning::Acks { .. })
                 && matches!(front.awaiting, Awaiting::Link(at) if at == id)
         );
-        let subscriber = !self.subscriptions.is_empty();
+        let hears = awaits || !self.subscriptions.is_empty();
+        let resp2 = !self.settings.resp3;
         let Some(link) = self.links.get(id) else { return false };
-        (awaits || subscriber || link.whispered > 0)
-            && frame.text(link.bytes(frame.len)).is_some_and(is_subscriber_message)
+        let bytes = link.bytes(frame.len);
+        let text = frame.text(bytes).unwrap_or_default();
+        // What a link says to a (un)subscription of ours depends on the protocol that it spoke then.
+        let expected = (resp2 && hears) || link.owes_whisper().is_some();
+        (expected && is_subscriber_message(text))
+            || (resp2 && link.is_doubtful() && text == b"sunsubscribe" && is_confirmation(bytes))
     }
 
     /// A message, a confirmation, an invalidation: what becomes of it.
@@ -287,8 +317,9 @@ impl ClusterSession {
         let mut items = Value::read(bytes).and_then(|value| value.items()).into_iter().flatten();
         let name: Option<Box<[u8]>> =
             items.nth(1).and_then(Value::read).and_then(|value| value.text().map(Box::from));
+        let whispered = self.links.get(id).is_some_and(|link| link.owes_whisper().is_some());
         let awaited = match self.order.front() {
-            Some(front) if matches!(front.awaiting, Awaiting::Link(at) if at == id) => {
+            Some(front) if !whispered && matches!(front.awaiting, Awaiting::Link(at) if at == id) => {
                 match &mut front.meaning {
                     Meaning::Acks { topic: awaited, left: Some(left) } if adds && *awaited == topic => {
                         *left = left.saturating_sub(1);
@@ -310,7 +341,7 @@ impl ClusterSession {
                 }
                 _ => {
                     if let Some(link) = self.links.get(id) {
-                        link.whispered = link.whispered.saturating_sub(1);
+                        link.confirmed(topic, adds);
                     }
                 }
             }
@@ -318,7 +349,7 @@ impl ClusterSession {
         };
         let name = name
             .ok_or_else(|| End::ServerMalformed("a node confirmed a subscription to nothing".to_owned()))?;
-        self.subscriptions.names(topic).insert(name.clone(), Some(id));
+        self.subscriptions.add(topic, &name, id);
         let mut own = Vec::new();
         self.confirm(&mut own, topic, true, Some(&name));
         self.pushes.extend_from_slice(&own);
@@ -384,13 +415,13 @@ impl ClusterSession {
                 let verb = word(topic, true).to_ascii_uppercase();
                 let mut request = Vec::new();
                 encode::request(&mut request, &[&[verb.as_bytes()], names.as_slice()].concat());
-                wanted.push((request, names.len()));
+                wanted.push((request, Whisper { topic, adds: true, left: names.len() }));
             }
         }
         for id in links.iter().copied().filter(|id| Some(*id) != home) {
             if let Some(link) = self.links.get(id) {
                 // Again where it is subscribed to already: that changes nothing.
-                wanted.iter().for_each(|(request, names)| link.whisper(request, *names));
+                wanted.iter().for_each(|(request, whisper)| link.whisper(request, *whisper));
             }
         }
         self.subscriptions.everywhere = links;
@@ -464,22 +495,32 @@ impl ClusterSession {
         };
         let mut request = Vec::new();
         encode::request(&mut request, &[word(topic, true).to_ascii_uppercase().as_bytes(), name]);
-        link.whisper(&request, 1);
+        link.whisper(&request, Whisper { topic, adds: true, left: 1 });
         if let Some(place) = self.subscriptions.names(topic).get_mut(name) {
             *place = Some(id);
         }
     }
 
-    /// An error that answers no command: where subscriptions of ours are unconfirmed, it is theirs.
-    pub(super) fn whisper_refused(&mut self, id: LinkId, kind: Kind, text: &[u8]) -> bool {
-        let Some(link) = self.links.get(id) else { return false };
-        if link.whispered == 0 || kind != Kind::Error {
-            return false;
-        }
-        link.whispered -= 1;
-        if let Some(redirect) = super::slots::Redirect::read(text, &link.node) {
-            self.shared_map.moved(redirect.slot, &redirect.to);
-            self.follow_map();
+    /// The answer to a (un)subscription of ours is an error.
+    pub(super) fn whisper_refused(&mut self, id: LinkId, text: &[u8]) -> Result<(), End> {
+        let Some(link) = self.links.get(id) else { return Ok(()) };
+        let Some(whisper) = link.owes_whisper() else { return Ok(()) };
+        link.settle();
+        match Redirect::read(text, &link.node) {
+            Some(redirect) => {
+                let mut shards = self.subscriptions.shards.iter();
+                let asked = |name: &[u8], place: Option<LinkId>| {
+                    place == Some(id) && slot::of_key(name) == redirect.slot
+                };
+                if whisper.topic == Topic::Shard && shards.any(|(name, place)| asked(name, *place)) {
+                    self.learn(&redirect);
+                } else {
+                    self.shared_map.expire();
+                }
+            }
+            // It may still be subscribed: what comes then would look like replies.
+            None if !whisper.adds && !self.settings.resp3 => return self.lose(id),
+            None => {}
         }
         for (name, place) in &mut self.subscriptions.shards {
             let moved = self
@@ -491,7 +532,7 @@ impl ClusterSession {
             }
         }
         self.place_soon();
-        true
+        Ok(())
     }
 
     /// Nothing is subscribed to.

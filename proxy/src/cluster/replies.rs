@@ -139,7 +139,7 @@ impl ClusterSession {
             && link.owes_client()
             && let Ok(Step::Frame(frame)) = link.peek()
             && frame.kind == Kind::Reply
-            && !(subscriber && frame.marker == b'*')
+            && !(frame.marker == b'*' && (subscriber || link.is_doubtful()))
         {
             let label = front.label;
             self.journal.reply(label, frame.len);
@@ -224,6 +224,23 @@ impl ClusterSession {
                 continue;
             }
             let Some(link) = self.links.get(id) else { return Ok(None) };
+            if link.is_doubtful()
+                && matches!(frame.error_code(link.bytes(frame.len)), Some(b"MOVED" | b"ASK" | b"CLUSTERDOWN"))
+            {
+                return Err(End::ServerMalformed(
+                    "the slot of a channel moved while it was unsubscribed from: what this error answers is unknown"
+                        .to_owned(),
+                ));
+            }
+            if link.owes_whisper().is_some() {
+                if frame.kind != Kind::Error || is_long {
+                    return Err(End::ServerMalformed("a node did not confirm a subscription".to_owned()));
+                }
+                let bytes = link.bytes(frame.len).to_vec();
+                link.take(frame.len);
+                self.whisper_refused(id, bytes.get(1..).unwrap_or_default().trim_ascii_end())?;
+                continue;
+            }
             if link.owes_own().is_some() {
                 let bytes = link.bytes(frame.len).to_vec();
                 link.take(frame.len);
@@ -243,11 +260,8 @@ impl ClusterSession {
             // Its parting words, such as "max number of clients reached".
             let bytes = link.bytes(frame.len).to_vec();
             link.take(frame.len);
-            let text = bytes.get(1..).unwrap_or_default().trim_ascii_end();
-            if !self.whisper_refused(id, frame.kind, text) {
-                let text = String::from_utf8_lossy(text);
-                tracing::debug!(%text, "a node of a cluster ends a connection");
-            }
+            let text = String::from_utf8_lossy(bytes.get(1..).unwrap_or_default().trim_ascii_end());
+            tracing::debug!(%text, "a node of a cluster ends a connection");
         }
     }
 
