@@ -47,11 +47,13 @@ def test_cluster_mode_looks_like_one_server(world, database, protocol):
 @pytest.mark.parametrize("database", ["carts", "sessions"])
 def test_a_cluster_gives_no_address_away(world, database):
     client = world.redis("alice", database, "iam-ro")
-    here = str(client.connection_pool.connection_kwargs["port"])
+    port = int(client.connection_pool.connection_kwargs["port"])
+    # The port of the cluster's bus is the other one and 10,000; nobody listens there.
+    here = {str(port), str(port + 10_000)}
     for sub in ("SLOTS", "SHARDS", "NODES"):
         told = str(client.execute_command("CLUSTER", sub))
         ports = set(re.findall(r"\b[1-9][0-9]{3,4}\b", told)) - {"16383"}
-        assert ports <= {here}, f"{sub}: {told}"
+        assert ports <= here, f"{sub}: {told}"
     assert client.ping(), "the session goes on"
 
 
@@ -166,7 +168,8 @@ def test_key_limits_with_a_stock_client(world, database, protocol):
         with pytest.raises(redis.exceptions.NoPermissionError) as refused:
             shop.execute_command(*words)
         assert "keystile" in str(refused.value), words
-    with pytest.raises(redis.exceptions.ExecAbortError), shop.pipeline(transaction=True) as tx:
+    # redis-py raises the refusal of the command where the server says EXECABORT.
+    with pytest.raises(redis.exceptions.NoPermissionError), shop.pipeline(transaction=True) as tx:
         tx.set(f"cart:{tag}:1", "changed")
         tx.get("payroll:1")
         tx.execute()

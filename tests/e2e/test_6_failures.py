@@ -76,7 +76,8 @@ def test_the_cache_dies_during_a_session(world):
             connection.send_command("PING")
             connection.read_response()
             time.sleep(0.1)
-    assert time.monotonic() - started < 15
+    # A serverless cache is a cluster: its commands wait 15 s for a node that can be reached.
+    assert time.monotonic() - started < 25
     done = world.run("alice", "db", "connect", "carts", "--db-user", "iam-ro", "--", "PING")
     assert done.returncode != 0 and "carts" in done.stderr + done.stdout
     name = pathlib.Path(victim["log"]).stem
