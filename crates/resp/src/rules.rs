@@ -117,12 +117,6 @@ impl CommandSet {
         }
     }
 
-    /// Whether every command passes, so that none has to be looked up.
-    #[must_use]
-    pub fn allows_all(&self) -> bool {
-        self.unknown && command::all().all(|id| self.allows(id))
-    }
-
     /// Allows what either allows.
     #[must_use]
     pub fn union(mut self, other: &Self) -> Self {

@@ -41,7 +41,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use keystile_model::database::{Database, Endpoint};
-use keystile_resp::encode;
 use keystile_resp::request;
 use secrecy::SecretString;
 
@@ -54,7 +53,7 @@ use crate::session::gate::Gate;
 use crate::session::handle::{Cut, CutKind, Handle, Orders};
 use crate::session::journal::Journal;
 use crate::session::leg::Leg;
-use crate::session::{End, FAREWELL, MOST_UNANSWERED, Parts, Replying, Standing, TO_BOUNDARY};
+use crate::session::{End, FAREWELL, MOST_UNANSWERED, Parts, Replying, Standing, TO_BOUNDARY, last_words};
 use again::Trouble;
 use answers::OneNode;
 use control::Fetching;
@@ -415,16 +414,7 @@ impl ClusterSession {
     }
 
     fn last_words(&mut self, end: &End) {
-        let mut words = Vec::new();
-        match end {
-            End::ClientClosed | End::ClientFailed | End::Quit | End::Malformed(_) => return,
-            End::ServerClosed => {
-                for _ in 0..self.order.unanswered(MOST_UNANSWERED) {
-                    encode::error(&mut words, "ERR keystile:", &end.text());
-                }
-            }
-            other => encode::error(&mut words, "ERR keystile:", &other.text()),
-        }
+        let words = last_words(end, self.order.unanswered(MOST_UNANSWERED));
         let _ = self.client.write(&words);
     }
 }

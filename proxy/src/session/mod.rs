@@ -459,19 +459,25 @@ impl Session {
     }
 
     fn last_words(&mut self, end: &End) {
-        let mut words = Vec::new();
-        match end {
-            End::ClientClosed | End::ClientFailed | End::Quit | End::Malformed(_) => return,
-            End::ServerClosed => {
-                // One for each that is unanswered; a connection that closed in silence closes in silence.
-                for _ in 0..self.expected.unanswered(MOST_UNANSWERED) {
-                    encode::error(&mut words, "ERR keystile:", &end.text());
-                }
-            }
-            other => encode::error(&mut words, "ERR keystile:", &other.text()),
-        }
+        let words = last_words(end, self.expected.unanswered(MOST_UNANSWERED));
         let _ = self.client.write(&words);
     }
+}
+
+/// What a client is told at the end of its session, at the boundary of a reply; nothing where there is nothing to
+/// say. Of a server that is gone each of the `unanswered` commands gets an error.
+pub(crate) fn last_words(end: &End, unanswered: u32) -> Vec<u8> {
+    let mut words = Vec::new();
+    let errors = match end {
+        End::ClientClosed | End::ClientFailed | End::Quit | End::Malformed(_) => 0,
+        // A connection that closed in silence closes in silence.
+        End::ServerClosed => unanswered,
+        _ => 1,
+    };
+    for _ in 0..errors {
+        encode::error(&mut words, "ERR keystile:", &end.text());
+    }
+    words
 }
 
 fn limits(gate: &Gate) -> request::Limits {
