@@ -10,9 +10,9 @@ use reference::drive::{check_replies, check_requests};
 /// Small limits, so that short inputs reach them.
 const REQUESTS: [request::Limits; 4] = [
     request::Limits::SIGNED_IN,
-    request::Limits { args: 4, bulk: 40, inline: 30, whole: 48, before_auth_total: None },
-    request::Limits { args: 4, bulk: 40, inline: 30, whole: 48, before_auth_total: Some(60) },
-    request::Limits { args: 100, bulk: 400, inline: 50, whole: 0, before_auth_total: None },
+    request::Limits { args: 4, bulk: 40, inline: 30, total: 90, whole: 48, before_auth_total: None },
+    request::Limits { args: 4, bulk: 40, inline: 30, total: 90, whole: 48, before_auth_total: Some(60) },
+    request::Limits { args: 100, bulk: 400, inline: 50, total: 300, whole: 0, before_auth_total: None },
 ];
 
 const REPLIES: [reply::Limits; 3] = [

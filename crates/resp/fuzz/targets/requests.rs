@@ -12,9 +12,9 @@ use libfuzzer_sys::fuzz_target;
 
 const LIMITS: [Limits; 4] = [
     Limits::SIGNED_IN,
-    Limits { args: 4, bulk: 40, inline: 30, whole: 48, before_auth_total: None },
-    Limits { args: 4, bulk: 40, inline: 30, whole: 48, before_auth_total: Some(60) },
-    Limits { args: 100, bulk: 400, inline: 50, whole: 0, before_auth_total: None },
+    Limits { args: 4, bulk: 40, inline: 30, total: 90, whole: 48, before_auth_total: None },
+    Limits { args: 4, bulk: 40, inline: 30, total: 90, whole: 48, before_auth_total: Some(60) },
+    Limits { args: 100, bulk: 400, inline: 50, total: 300, whole: 0, before_auth_total: None },
 ];
 
 fuzz_target!(|data: &[u8]| {

@@ -165,3 +165,11 @@ pub enum ReplyError {
     #[error("the server sent a reply part out of place")]
     OutOfPlace,
 }
+
+impl ReplyError {
+    /// Whether the bytes could be a reply where more is allowed.
+    #[must_use]
+    pub const fn is_limit(self) -> bool {
+        matches!(self, Self::BulkTooLong | Self::TooManyElements | Self::TooDeep | Self::AttributeTooLong)
+    }
+}

@@ -32,6 +32,9 @@ pub enum RequestError {
     /// An inline request is longer than the limit.
     #[error("Protocol error: too big inline request")]
     InlineTooLong,
+    /// A request is longer than the limit.
+    #[error("Protocol error: too big request")]
+    RequestTooLong,
     /// The quotes of an inline request do not match.
     #[error("Protocol error: unbalanced quotes in request")]
     UnbalancedQuotes,
@@ -44,4 +47,21 @@ pub enum RequestError {
     /// Somebody speaks HTTP, perhaps a browser that was sent here by a hostile page.
     #[error("Protocol error: this port does not speak HTTP")]
     Http,
+}
+
+impl RequestError {
+    /// Whether the bytes could be a request where more is allowed.
+    #[must_use]
+    pub const fn is_limit(self) -> bool {
+        matches!(
+            self,
+            Self::InvalidMultibulkLength
+                | Self::UnauthenticatedMultibulkLength
+                | Self::InvalidBulkLength
+                | Self::UnauthenticatedBulkLength
+                | Self::InlineTooLong
+                | Self::RequestTooLong
+                | Self::TooMuchBeforeAuth
+        )
+    }
 }

@@ -32,6 +32,9 @@ pub struct Limits {
     pub args: u32,
     /// Longest bulk string, in bytes (the server's `proto-max-bulk-len`).
     pub bulk: u64,
+    /// Longest request of any form, in bytes. Looked at where a request is streamed, so it is at least
+    /// [`Limits::whole`].
+    pub total: u64,
     /// Longest inline request, in bytes.
     pub inline: usize,
     /// A request of up to this many bytes is shown whole; a longer one is streamed.
@@ -45,6 +48,8 @@ impl Limits {
     pub const SIGNED_IN: Self = Self {
         args: 1024 * 1024,
         bulk: 512 * 1024 * 1024,
+        // The server's `client-query-buffer-limit`.
+        total: 1024 * 1024 * 1024,
         inline: 64 * 1024,
         whole: 64 * 1024,
         before_auth_total: None,
@@ -54,6 +59,7 @@ impl Limits {
     pub const BEFORE_AUTH: Self = Self {
         args: 10,
         bulk: 16 * 1024,
+        total: 64 * 1024,
         inline: 16 * 1024,
         whole: 64 * 1024,
         before_auth_total: Some(16 * 1024),

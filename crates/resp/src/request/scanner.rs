@@ -27,6 +27,8 @@ pub struct Scanner {
     streaming: bool,
     /// Bytes that were consumed by steps so far.
     consumed: u64,
+    /// As many were consumed when the streamed request began.
+    began: u64,
     failed: Option<RequestError>,
 }
 
@@ -53,6 +55,7 @@ impl Scanner {
             current: Request::new(Form::Array, 0),
             streaming: false,
             consumed: 0,
+            began: 0,
             failed: None,
         }
     }
@@ -214,8 +217,11 @@ impl Scanner {
             let end = start.checked_add(length).ok_or(RequestError::InvalidBulkLength)?;
             self.admit(end.saturating_add(2))?;
             self.phase = Phase::Payload(end);
-            if !self.streaming {
+            if self.streaming {
+                self.check_total(self.consumed - self.began, end)?;
+            } else {
                 if end.saturating_add(2) > self.limits.whole {
+                    self.check_total(0, end)?;
                     self.pos = start;
                     return Ok(Step::Head(self.begin_stream()));
                 }
@@ -262,6 +268,12 @@ impl Scanner {
         }
     }
 
+    /// Refuses a request that reaches to `end`, behind so many bytes that were handed out.
+    fn check_total(&self, before: u64, end: usize) -> Result<(), RequestError> {
+        let total = before.saturating_add(end as u64).saturating_add(2);
+        if total > self.limits.total { Err(RequestError::RequestTooLong) } else { Ok(()) }
+    }
+
     /// Hands out what surely belongs to a streamed request; a whole one waits in the buffer.
     fn out_of_bytes(&mut self, sure: usize) -> Step {
         if !self.streaming || sure == 0 {
@@ -273,6 +285,7 @@ impl Scanner {
 
     fn begin_stream(&mut self) -> Request {
         self.streaming = true;
+        self.began = self.consumed;
         self.current.len = self.pos;
         self.consume(self.pos);
         self.current
