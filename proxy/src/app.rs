@@ -228,6 +228,7 @@ fn overseer(shared: &Shared) -> Overseer {
         clock: Arc::clone(&shared.clock),
         coarse: Arc::clone(&shared.coarse),
         iam_life: shared.config.iam_life,
+        slow_client: shared.config.slow_client,
         summary_interval: shared.config.summary_interval,
         metrics: Arc::clone(&shared.metrics),
     }

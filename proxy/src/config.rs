@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keystile_resp::{reply, request};
+
 use crate::audit::Target;
 use crate::tls::HostCertificateSource;
 
@@ -61,6 +63,8 @@ pub struct Config {
     pub drain: Duration,
     /// `KEYSTILE_HANDSHAKE_TIMEOUT_S`: for the TLS handshake of a client, default 10 s, 1 to 120.
     pub handshake_timeout: Duration,
+    /// `KEYSTILE_FIRST_BYTE_TIMEOUT_S`: from a connection's accept to its first byte, default 5 s, 1 to 120.
+    pub first_byte_timeout: Duration,
     /// `KEYSTILE_AUTH_TIMEOUT_S`: until a client has said which database it wants, default 30 s, 1 to 600.
     pub auth_timeout: Duration,
     /// `KEYSTILE_DIAL_TIMEOUT_S`: for each of DNS, connect, TLS and AUTH towards a cache, default 5 s, 1 to 60.
@@ -78,6 +82,20 @@ pub struct Config {
     /// `KEYSTILE_FAILED_SIGN_INS_PER_MINUTE`: failed sign-ins of one address (a /64 with IPv6) that are heard out
     /// and audited, default 60, 1 to 100,000. Those beyond are told to wait and only counted.
     pub failed_sign_ins_per_minute: u32,
+    /// `KEYSTILE_MAX_ARGUMENTS`: arguments of one command, its name included, default 1,048,576, 16 to 2,147,483,647.
+    pub max_arguments: u32,
+    /// `KEYSTILE_MAX_ARGUMENT_BYTES`: length of one argument, default 536,870,912 (the server's own), at least
+    /// 16,384, at most 1 TiB.
+    pub max_argument_bytes: u64,
+    /// `KEYSTILE_MAX_REQUEST_BYTES`: length of one command, default 1,073,741,824 (what a server buffers), at least
+    /// 1,048,576, at most 1 TiB.
+    pub max_request_bytes: u64,
+    /// `KEYSTILE_MAX_REPLY_NESTING`: how deep a reply's arrays, maps and sets may be in each other, default 128, 8 to
+    /// 1,024.
+    pub max_reply_nesting: usize,
+    /// `KEYSTILE_SLOW_CLIENT_S`: how long a client may take nothing of what waits for it, default 900 s; 0 is for
+    /// ever.
+    pub slow_client: Duration,
     /// `KEYSTILE_SUMMARY_S`: how often a session's counts are written to the audit, default 60 s, 1 to 3,600.
     pub summary_interval: Duration,
     /// `KEYSTILE_HEALTH_INTERVAL_S`: how often a database is probed, default 30 s, 1 to 3,600; 0 switches
@@ -94,6 +112,18 @@ const HOST_CERT_SECRET: &str = "KEYSTILE_HOST_CERT_SECRET";
 const NUMBER: &str = "a whole number within its limits";
 
 impl Config {
+    /// What a session may send and be sent.
+    #[must_use]
+    pub fn session_limits(&self) -> (request::Limits, reply::Limits) {
+        let request = request::Limits {
+            args: self.max_arguments,
+            bulk: self.max_argument_bytes,
+            total: self.max_request_bytes,
+            ..request::Limits::SIGNED_IN
+        };
+        (request, reply::Limits { depth: self.max_reply_nesting, ..reply::Limits::DEFAULT })
+    }
+
     /// Reads the process's environment.
     ///
     /// # Errors
@@ -149,6 +179,14 @@ impl Config {
             iam_life: seconds("KEYSTILE_IAM_LIFE_S", 43_200, 5, 43_200)?,
             drain: seconds("KEYSTILE_DRAIN_S", 110, 0, 3_600)?,
             handshake_timeout: seconds("KEYSTILE_HANDSHAKE_TIMEOUT_S", 10, 1, 120)?,
+            first_byte_timeout: seconds("KEYSTILE_FIRST_BYTE_TIMEOUT_S", 5, 1, 120)?,
+            max_arguments: u32::try_from(number("KEYSTILE_MAX_ARGUMENTS", 1 << 20, 16, 0x7fff_ffff)?)
+                .unwrap_or(u32::MAX),
+            max_argument_bytes: number("KEYSTILE_MAX_ARGUMENT_BYTES", 512 << 20, 16 << 10, 1 << 40)?,
+            max_request_bytes: number("KEYSTILE_MAX_REQUEST_BYTES", 1 << 30, 1 << 20, 1 << 40)?,
+            max_reply_nesting: usize::try_from(number("KEYSTILE_MAX_REPLY_NESTING", 128, 8, 1_024)?)
+                .unwrap_or(128),
+            slow_client: seconds("KEYSTILE_SLOW_CLIENT_S", 900, 0, 86_400)?,
             auth_timeout: seconds("KEYSTILE_AUTH_TIMEOUT_S", 30, 1, 600)?,
             dial_timeout: seconds("KEYSTILE_DIAL_TIMEOUT_S", 5, 1, 60)?,
             workers: usize::try_from(number("KEYSTILE_WORKERS", cores(), 1, 256)?).unwrap_or(1),
@@ -256,6 +294,9 @@ mod tests {
             ("KEYSTILE_MAX_CONNECTIONS_PER_USER", "0"),
             ("KEYSTILE_FAILED_SIGN_INS_PER_MINUTE", "many"),
             ("KEYSTILE_IAM_LIFE_S", "1"),
+            ("KEYSTILE_MAX_REQUEST_BYTES", "1000"),
+            ("KEYSTILE_MAX_ARGUMENTS", "0"),
+            ("KEYSTILE_FIRST_BYTE_TIMEOUT_S", "0"),
             ("KEYSTILE_PROXY_PROTOCOL", "10.0.0.1"),
         ] {
             let error = Config::read(&vars(&[(name, value)])).unwrap_err().to_string();

@@ -156,6 +156,11 @@ async fn told_address(shared: &Shared, tcp: &mut TcpStream, seen: SocketAddr) ->
 }
 
 async fn handshake(shared: &Shared, tcp: TcpStream, facts: &mut Facts, remote: SocketAddr) -> Option<Leg> {
+    // Somebody who says nothing at all: a scanner, or a pool that was opened and forgotten.
+    if timeout(shared.config.first_byte_timeout, tcp.peek(&mut [0])).await.is_err() {
+        shared.metrics.limits.add("first_byte");
+        return None;
+    }
     let leg = match timeout(shared.config.handshake_timeout, Leg::accept(tcp, &shared.tls)).await {
         Ok(Ok(leg)) => leg,
         Ok(Err(error)) => {
@@ -173,6 +178,7 @@ async fn handshake(shared: &Shared, tcp: TcpStream, facts: &mut Facts, remote: S
         }
         Err(_) => {
             shared.metrics.handshakes.add("timeout");
+            shared.metrics.limits.add("handshake");
             return None;
         }
     };
@@ -207,15 +213,19 @@ async fn establish(
         .user(&identity.user)
         .map(|user| user.roles.iter().map(ToString::to_string).collect())
         .unwrap_or_default();
-    let admission =
-        timeout(shared.config.auth_timeout, negotiate(shared, &policy, client, preamble, &identity, facts))
-            .await
-            .map_err(|_| {
-                Refusal::Protocol(format!(
-                    "keystile: nothing said which database to reach within {} s",
-                    shared.config.auth_timeout.as_secs()
-                ))
-            })??;
+    let admission = timeout(
+        shared.config.auth_timeout,
+        negotiate(shared, &policy, client, preamble, &identity, facts),
+    )
+    .await
+    .map_err(|_| Refusal::Limit {
+        limit: "auth",
+        text: format!(
+            "nothing said which database to reach within {} s (KEYSTILE_AUTH_TIMEOUT_S): connect again, and \
+                     name it in the server name or with AUTH <db user>@<database>",
+            shared.config.auth_timeout.as_secs()
+        ),
+    })??;
     facts.database = Some(Arc::clone(&admission.database));
     facts.db_user.clone_from(&admission.db_user);
     let networks = policy.settings().map(|settings| settings.static_networks.clone()).unwrap_or_default();
@@ -345,12 +355,15 @@ async fn without_certificate(shared: &Shared, client: &mut Leg, preamble: &mut P
         Ok(Ok(first)) if first.credentials.as_ref().is_some_and(|credentials| credentials.proof) => {
             Refusal::ProofNotYet.into()
         }
-        Ok(Err(no_request)) => no_session(no_request),
+        Ok(Err(no_request)) => no_session(shared, no_request),
         Ok(Ok(_)) | Err(_) => Refusal::NotSignedIn.into(),
     }
 }
 
-fn no_session(no_request: NoRequest) -> NoSession {
+fn no_session(shared: &Shared, no_request: NoRequest) -> NoSession {
+    if matches!(&no_request, NoRequest::Malformed(error) if error.is_limit()) {
+        shared.metrics.limits.add("before_auth");
+    }
     match no_request {
         NoRequest::Gone => NoSession::Left,
         NoRequest::Malformed(keystile_resp::request::RequestError::Http) => NoSession::Left,
@@ -376,7 +389,7 @@ async fn negotiate(
         return Ok(admit(policy, identity, target, now())?);
     }
     loop {
-        let first = preamble.next(client).await.map_err(no_session)?;
+        let first = preamble.next(client).await.map_err(|none| no_session(shared, none))?;
         if first.quit {
             return Err(NoSession::Quit);
         }
@@ -436,6 +449,7 @@ fn start(
         held: preamble.into_held(),
         server,
         standing,
+        limits: shared.config.session_limits(),
         hide_topology: admission.database.cluster_mode,
         gate: admission.gate,
         journal: Journal::new(facts, shared.sink.clone(), admission.grant.audit),

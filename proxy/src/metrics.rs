@@ -177,14 +177,17 @@ metrics! {
         "denied", "locked", "unknown_user", "limit", "unsupported", "dns", "connect", "tls", "auth",
         "secret", "token", "host_rule", "protocol", "other",
     ]), "keystile_refusals_total", "counter", "kind";
-    /// Connections that a limit turned away, by limit; also among the refusals, as `limit`.
-    limits: Counters<5> = Counters::new(["proxy", "user", "database", "failed_sign_ins", "other"]),
+    /// Connections that a limit turned away or ended, by limit.
+    limits: Counters<12> = Counters::new([
+        "proxy", "user", "database", "failed_sign_ins", "first_byte", "handshake", "auth", "before_auth",
+        "request", "reply", "slow_client", "other",
+    ]),
         "keystile_limit_refusals_total", "counter", "limit";
     /// Sessions that ended, by reason.
-    session_ends: Counters<16> = Counters::new([
+    session_ends: Counters<17> = Counters::new([
         "client_closed", "client_failed", "quit", "malformed", "server_closed", "server_malformed", "lock",
         "denied", "certificate_expired", "database_gone", "idle_timeout", "stale_policy", "shutdown",
-        "iam_life", "sign_in", "other",
+        "iam_life", "slow_client", "sign_in", "other",
     ]), "keystile_session_ends_total", "counter", "reason";
     /// Commands of clients.
     commands: Counter = Counter::default(), "keystile_commands_total", "counter", "";
@@ -219,6 +222,9 @@ metrics! {
     /// Commands that a node of a cluster sent elsewhere or put off, and that were sent again, by its word.
     cluster_redirects: Counters<4> = Counters::new(["moved", "ask", "later", "other"]),
         "keystile_cluster_redirects_total", "counter", "word";
+    /// Sign-ins to caches on live connections that failed; they are tried again.
+    sign_ins_again_failed: Counter = Counter::default(),
+        "keystile_reauthentications_failed_total", "counter", "";
     /// Age of the access feed, in milliseconds; -1 before the first load.
     access_age_ms: Gauge = Gauge::default(), "keystile_policy_access_age_milliseconds", "gauge", "";
     /// Age of the inventory feed, in milliseconds; -1 before the first load.
@@ -268,7 +274,19 @@ mod tests {
     #[test]
     fn words_of_the_session_and_of_limits_have_a_series() {
         let metrics = Metrics::default();
-        for word in ["proxy", "user", "database", "failed_sign_ins"] {
+        for word in [
+            "proxy",
+            "user",
+            "database",
+            "failed_sign_ins",
+            "first_byte",
+            "handshake",
+            "auth",
+            "before_auth",
+            "request",
+            "reply",
+            "slow_client",
+        ] {
             metrics.limits.add(word);
             assert_eq!(metrics.limits.value(word), 1);
         }

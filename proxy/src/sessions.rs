@@ -22,6 +22,7 @@ use crate::clock::{CoarseClock, unix_ms};
 use crate::metrics::Metrics;
 use crate::session::gate::Gate;
 use crate::session::handle::{Cut, CutKind, Handle};
+use crate::session::renewal::{self, Due};
 
 /// How often the sessions are looked at when nothing changes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -32,11 +33,6 @@ const JUDGE_EVERY: u32 = 15;
 const BETWEEN_PAUSES: usize = 256;
 /// The policy's greatest age for live sessions where the deployment says nothing, in seconds.
 const MAX_POLICY_AGE_S: u64 = 900;
-/// Parts of the life of an IAM connection at which it is signed in anew, at which the client waits for
-/// that, and at which it ends.
-const SIGN_IN_AT: f64 = 0.875;
-const HOLD_AT: f64 = 0.958;
-const END_AT: f64 = 0.993;
 
 /// A live session as the registry knows it.
 #[derive(Debug, Clone)]
@@ -197,6 +193,8 @@ pub struct Overseer {
     pub coarse: Arc<CoarseClock>,
     /// The life of an IAM connection.
     pub iam_life: Duration,
+    /// How long a client may take nothing of what waits for it; zero is for ever.
+    pub slow_client: Duration,
     /// How often counts are written down.
     pub summary_interval: Duration,
     /// Metrics.
@@ -210,8 +208,8 @@ impl Overseer {
         let mut summary_at = self.clock.now() + self.summary_interval;
         let mut looks = 0;
         let mut stale = false;
-        // The narrowest window of an IAM connection's life is a twenty-fifth of it.
-        let look_every = LOOK_EVERY.min(self.iam_life / 100);
+        // Between our end of an IAM connection's life and the cache's lie seven thousandths of it.
+        let look_every = LOOK_EVERY.min(self.iam_life / 250);
         loop {
             let changed = tokio::time::timeout(look_every, self.policy.changed()).await;
             if matches!(changed, Ok(Err(_))) {
@@ -313,6 +311,15 @@ impl Overseer {
                 format!("nothing was sent for {most} s, the role's client_idle_timeout: connect again");
             return cut(CutKind::Idle, text);
         }
+        let slow = i64::try_from(self.slow_client.as_millis()).unwrap_or(i64::MAX);
+        if slow > 0 && live.handle.stalled_at().is_some_and(|since| unix_ms(now) - since >= slow) {
+            self.metrics.limits.add("slow_client");
+            let text = format!(
+                "the client took nothing of its replies for {} s (KEYSTILE_SLOW_CLIENT_S): connect again, and read",
+                self.slow_client.as_secs()
+            );
+            return cut(CutKind::SlowClient, text);
+        }
         let settings = snapshot.policy.as_deref().and_then(Policy::settings);
         let most = match live.grant.locking_mode {
             LockingMode::Strict => NEW_SESSIONS_UNTIL_S,
@@ -327,32 +334,29 @@ impl Overseer {
             );
             return cut(CutKind::StalePolicy, text);
         }
-        if live.plan == Plan::Iam && self.lived(live, now) >= END_AT {
-            let text = "the cache would cut this connection now, and it could not be signed in again in time: \
-                        connect again";
-            return cut(CutKind::IamLife, text.to_owned());
-        }
         None
     }
 
-    /// Which part of its IAM life a session has lived.
-    fn lived(&self, live: &Live, now: time::OffsetDateTime) -> f64 {
-        let lived = u32::try_from(unix_ms(now) - live.handle.signed_in_at()).unwrap_or(0);
-        f64::from(lived) / 1_000.0 / self.iam_life.as_secs_f64()
-    }
-
-    /// Orders a fresh sign-in when it is time; sessions that began together do so apart.
+    /// Renews the life of an IAM connection, or ends it before the cache does.
     fn renew(&self, sid: Uuid, live: &Live, now: time::OffsetDateTime) {
         if live.plan != Plan::Iam {
             return;
         }
-        let lived = self.lived(live, now);
-        let jitter = f64::from(sid.as_bytes()[0]) / 255.0 * (HOLD_AT - SIGN_IN_AT) / 2.0;
-        if lived >= SIGN_IN_AT + jitter {
-            live.handle.order(|orders| {
-                orders.sign_in = true;
-                orders.hold = lived >= HOLD_AT;
-            });
+        let since = |then: i64| Duration::from_millis(u64::try_from(unix_ms(now) - then).unwrap_or(0));
+        let failed = live.handle.sign_in_failed_at().map(since);
+        let due = renewal::due(self.iam_life, since(live.handle.signed_in_at()), failed, sid.as_bytes()[0]);
+        match due {
+            Due::Nothing => {}
+            Due::SignIn => live.handle.order(|orders| orders.sign_in = true),
+            Due::Hurry => live.handle.order(|orders| (orders.sign_in, orders.hurry) = (true, true)),
+            Due::End => live.handle.order(|orders| {
+                let text = format!(
+                    "connect again: the cache ends IAM connections after {} s, and this one could not be signed \
+                     in again in time",
+                    self.iam_life.as_secs()
+                );
+                orders.cut = Some(Cut { kind: CutKind::IamLife, text });
+            }),
         }
     }
 }

@@ -131,6 +131,7 @@ fn allocations(keys: &[&str], pipelines: usize, depth: usize, sink: &Sink) -> u6
             server: Leg::connect(far, client_config, name).await.unwrap(),
             standing: Standing::Open,
             gate: Arc::new(Gate::compile(&grant(keys)).unwrap()),
+            limits: (keystile_resp::request::Limits::SIGNED_IN, keystile_resp::reply::Limits::DEFAULT),
             hide_topology: false,
             journal: Journal::new(
                 Facts::new(Arc::new(Now), "test".into(), "one".into(), String::new()),

@@ -177,6 +177,8 @@ pub struct ClusterSession {
     sign_in_due: bool,
     /// Requests wait until the cache has let us in, or has answered what changes how it speaks.
     hold: bool,
+    /// Bytes that waited for the client at the last look.
+    unsent: usize,
     finishing: Option<End>,
     counted: (u64, u64),
     begun: bool,
@@ -188,7 +190,7 @@ impl ClusterSession {
     pub fn new(own: ClusterParts) -> Box<Self> {
         let ClusterParts { parts, database, dial, map: shared_map, split_mset, reached } = own;
         let (deployment, address) = reached;
-        let limits = request::Limits { whole: WHOLE_REQUEST, ..request::Limits::SIGNED_IN };
+        let limits = request::Limits { whole: WHOLE_REQUEST, ..parts.limits.0 };
         let mut links = Links::default();
         let home = links.add(Link::up(database.endpoint.clone(), Purpose::Main, parts.server));
         Box::new(Self {
@@ -237,6 +239,7 @@ impl ClusterSession {
             offered: (None, None),
             sign_in_due: false,
             hold: false,
+            unsent: 0,
             finishing: None,
             counted: (0, 0),
             begun: false,
@@ -302,6 +305,7 @@ impl ClusterSession {
             self.flush_links(cx);
         }
         let client_done = self.client.poll_flush(cx).map_err(|_| End::ClientFailed)?.is_ready();
+        self.note_stall(client_done);
         if client_done && self.order.is_empty() && self.streaming.is_none() {
             self.settled();
             if let Some(end) = self.finishing.take() {
@@ -309,6 +313,15 @@ impl ClusterSession {
             }
         }
         Ok(moved)
+    }
+
+    /// Remembers since when the client takes nothing of what waits for it.
+    fn note_stall(&mut self, client_done: bool) {
+        let unsent = self.client.unsent();
+        if unsent != self.unsent {
+            self.unsent = unsent;
+            self.handle.stalled(if client_done { 0 } else { self.clock.now() });
+        }
     }
 
     /// Sends what waits on each link. False while one does not take it.
@@ -353,7 +366,7 @@ impl ClusterSession {
         if orders.sign_in {
             self.sign_in_due = true;
         }
-        if orders.hold && self.sign_in_due && self.may_sign_in() {
+        if orders.hurry && self.sign_in_due && self.may_sign_in() {
             self.hold = true;
         }
         orders.cut.map(End::Cut)

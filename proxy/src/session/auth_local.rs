@@ -6,11 +6,9 @@
 use std::borrow::Cow;
 
 use keystile_resp::encode;
-use secrecy::{ExposeSecret, SecretString};
 
 use super::auth_request::{self, Credentials};
-use super::expected::Expect;
-use super::{End, Session, Standing};
+use super::{Session, Standing};
 use crate::audit::Facts;
 
 /// What becomes of an AUTH.
@@ -50,6 +48,14 @@ impl Session {
 
     /// The HELLO to send to the cache, and whether it carries the client's own AUTH; or our answer.
     pub(super) fn local_hello(&self, args: &[Cow<'_, [u8]>]) -> Result<(Vec<u8>, bool), Vec<u8>> {
+        let version = args.get(1).map(AsRef::as_ref);
+        if let Some(other) = version.filter(|version| !matches!(*version, b"2" | b"3")) {
+            // The server looks at the version first, and says what is wrong with it.
+            return Ok((
+                auth_request::Hello { version: Some(other.to_vec()), ..Default::default() }.request(None),
+                false,
+            ));
+        }
         let hello = auth_request::hello(args).map_err(|text| error("ERR", &text))?;
         if let Some(credentials) = hello.credentials() {
             self.check_user(&credentials)?;
@@ -67,21 +73,8 @@ impl Session {
         check_user(self.journal.facts(), credentials)
     }
 
-    fn db_user(&self) -> &str {
+    pub(super) fn db_user(&self) -> &str {
         &self.journal.facts().db_user
-    }
-
-    /// Sends our AUTH; its reply is swallowed in its place.
-    pub(super) fn send_auth(&mut self, password: &SecretString) -> Result<(), End> {
-        let mut request = Vec::new();
-        encode::request(
-            &mut request,
-            &[b"AUTH", self.db_user().as_bytes(), password.expose_secret().as_bytes()],
-        );
-        self.expected.push(Expect::OurAuth);
-        // Nothing of the client's follows before the cache has said yes.
-        self.hold = true;
-        self.server.write(&request).map_err(|_| End::ServerClosed)
     }
 }
 

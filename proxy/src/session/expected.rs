@@ -44,7 +44,27 @@ pub enum Expect {
         topic: Topic,
         /// How many are missing.
         left: Option<u32>,
+        /// Whether the client switched replies off: confirmations come all the same, errors do not.
+        muted: bool,
     },
+    /// The reply of `MULTI`: an error means that no transaction began.
+    Multi {
+        /// The command.
+        label: Label,
+        /// Whether the client switched replies off.
+        muted: bool,
+        /// Which of the session's changes between transaction and none it is.
+        change: u32,
+    },
+    /// The reply of a subscriber's `PING`.
+    Ping {
+        /// The command.
+        label: Label,
+        /// Whether the client switched replies off.
+        muted: bool,
+    },
+    /// The reply to a HELLO of ours: swallowed, and looked at.
+    Lift,
     /// An answer of ours, once all before it have passed.
     Local(Box<[u8]>),
     /// The server's reply is swallowed and this takes its place.
@@ -52,7 +72,10 @@ pub enum Expect {
     /// The reply of `RESET`, which passes; subscriptions are gone with it.
     Reset,
     /// The reply to an AUTH of ours: swallowed, and looked at.
-    OurAuth,
+    OurAuth {
+        /// Whether the session is nobody until then, as after a RESET.
+        lets_in: bool,
+    },
     /// The reply to an AUTH of the client's own (pass-through): passes, and is looked at.
     ClientAuth {
         /// The command.
@@ -74,6 +97,9 @@ pub enum Expect {
 pub struct Expected {
     queue: VecDeque<Expect>,
     local_bytes: usize,
+    /// Entries of these kinds.
+    acks: u32,
+    hellos: u32,
 }
 
 impl Expected {
@@ -93,8 +119,11 @@ impl Expected {
 
     /// Any other entry.
     pub fn push(&mut self, entry: Expect) {
-        if let Expect::Local(bytes) | Expect::Replace(bytes) = &entry {
-            self.local_bytes += bytes.len();
+        match &entry {
+            Expect::Local(bytes) | Expect::Replace(bytes) => self.local_bytes += bytes.len(),
+            Expect::Acks { .. } => self.acks += 1,
+            Expect::Hello { .. } => self.hellos += 1,
+            _ => {}
         }
         self.queue.push_back(entry);
     }
@@ -108,13 +137,27 @@ impl Expected {
     /// Takes the entry whose turn it is.
     pub fn pop(&mut self) -> Option<Expect> {
         let entry = self.queue.pop_front();
-        if let Some(Expect::Local(bytes) | Expect::Replace(bytes)) = &entry {
-            self.local_bytes = self.local_bytes.saturating_sub(bytes.len());
+        match &entry {
+            Some(Expect::Local(bytes) | Expect::Replace(bytes)) => {
+                self.local_bytes = self.local_bytes.saturating_sub(bytes.len());
+            }
+            Some(Expect::Acks { .. }) => self.acks = self.acks.saturating_sub(1),
+            Some(Expect::Hello { .. }) => self.hellos = self.hellos.saturating_sub(1),
+            _ => {}
         }
         if self.queue.is_empty() && self.queue.capacity() > SHRINK_ABOVE {
             self.queue = VecDeque::new();
         }
         entry
+    }
+
+    /// Takes back what was expected last.
+    pub fn retract(&mut self) {
+        if let Some(Expect::Replies { count: count @ 2.., .. }) = self.queue.back_mut() {
+            *count -= 1;
+        } else {
+            self.queue.pop_back();
+        }
     }
 
     /// Counts one reply of the run whose turn it is.
@@ -152,6 +195,18 @@ impl Expected {
         self.queue.len() >= MOST_ENTRIES
     }
 
+    /// How many commands wait for confirmations of subscriptions.
+    #[must_use]
+    pub fn acks(&self) -> u32 {
+        self.acks
+    }
+
+    /// How many HELLOs of the client's are not answered yet.
+    #[must_use]
+    pub fn hellos(&self) -> u32 {
+        self.hellos
+    }
+
     /// Bytes of our own answers that wait.
     #[must_use]
     pub fn local_bytes(&self) -> usize {
@@ -162,7 +217,12 @@ impl Expected {
     #[must_use]
     pub fn unanswered(&self, most: u32) -> u32 {
         let counts = self.queue.iter().map(|entry| match entry {
-            Expect::Replies { muted: true, .. } | Expect::Hello { muted: true, .. } | Expect::OurAuth => 0,
+            Expect::Replies { muted: true, .. }
+            | Expect::Hello { muted: true, .. }
+            | Expect::Multi { muted: true, .. }
+            | Expect::Ping { muted: true, .. }
+            | Expect::OurAuth { .. }
+            | Expect::Lift => 0,
             Expect::Replies { count, .. } => *count,
             _ => 1,
         });
@@ -200,6 +260,10 @@ mod tests {
             assert!(expected.take_local().is_none());
             expected.count_down();
         }
+        expected.reply(7, false);
+        expected.reply(7, false);
+        expected.retract();
+        expected.retract();
         assert_eq!(expected.take_local().as_deref(), Some(b"-NO\r\n".as_slice()));
         assert!(expected.is_empty() && expected.local_bytes() == 0);
     }

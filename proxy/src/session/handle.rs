@@ -34,6 +34,8 @@ pub enum CutKind {
     Shutdown,
     /// The cache would cut the connection now, and signing in again did not work out.
     IamLife,
+    /// The client has not read for too long.
+    SlowClient,
 }
 
 impl CutKind {
@@ -49,6 +51,7 @@ impl CutKind {
             Self::StalePolicy => "stale_policy",
             Self::Shutdown => "shutdown",
             Self::IamLife => "iam_life",
+            Self::SlowClient => "slow_client",
         }
     }
 }
@@ -64,8 +67,8 @@ pub struct Orders {
     pub summary: bool,
     /// To sign in to the cache again.
     pub sign_in: bool,
-    /// To read nothing more from the client until it has signed in again.
-    pub hold: bool,
+    /// The same, before anything else: requests wait for it.
+    pub hurry: bool,
 }
 
 /// A live session, seen from outside.
@@ -76,6 +79,8 @@ pub struct Handle {
     waker: Mutex<Option<Waker>>,
     active_at: AtomicI64,
     signed_in_at: AtomicI64,
+    sign_in_failed_at: AtomicI64,
+    stalled_at: AtomicI64,
 }
 
 impl Handle {
@@ -119,6 +124,16 @@ impl Handle {
         self.active_at.store(now, Ordering::Relaxed);
     }
 
+    /// Since when the client takes nothing of what waits for it, in Unix milliseconds.
+    #[must_use]
+    pub fn stalled_at(&self) -> Option<i64> {
+        Some(self.stalled_at.load(Ordering::Relaxed)).filter(|at| *at != 0)
+    }
+
+    pub(crate) fn stalled(&self, since: i64) {
+        self.stalled_at.store(since, Ordering::Relaxed);
+    }
+
     /// When the cache last let us in, in Unix milliseconds.
     #[must_use]
     pub fn signed_in_at(&self) -> i64 {
@@ -127,5 +142,16 @@ impl Handle {
 
     pub(crate) fn signed_in(&self, now: i64) {
         self.signed_in_at.store(now, Ordering::Relaxed);
+        self.sign_in_failed_at.store(0, Ordering::Relaxed);
+    }
+
+    /// When a fresh sign-in failed, in Unix milliseconds, if none has worked since.
+    #[must_use]
+    pub fn sign_in_failed_at(&self) -> Option<i64> {
+        Some(self.sign_in_failed_at.load(Ordering::Relaxed)).filter(|at| *at != 0)
+    }
+
+    pub(super) fn sign_in_failed(&self, now: i64) {
+        self.sign_in_failed_at.store(now, Ordering::Relaxed);
     }
 }

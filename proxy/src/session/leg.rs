@@ -185,6 +185,12 @@ impl Leg {
         self.out.is_empty()
     }
 
+    /// Bytes that wait for the socket.
+    #[inline]
+    pub fn unsent(&self) -> usize {
+        self.out.rest().len()
+    }
+
     /// Sends what waits. `Pending` while the peer does not take it.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {

@@ -18,9 +18,12 @@ pub mod judge;
 pub mod leg;
 mod outbox;
 mod records;
+pub mod renewal;
 mod replies;
 mod requests;
+mod sign_in;
 pub mod special;
+mod subscriber;
 pub mod words;
 
 use std::cell::RefCell;
@@ -40,6 +43,8 @@ use gate::Gate;
 use handle::{Cut, Handle};
 use journal::Journal;
 use leg::Leg;
+use renewal::Renewal;
+use subscriber::Lift;
 
 /// A request of up to this many bytes is seen whole; a longer one streams through.
 const WHOLE_REQUEST: usize = 16 * 1024;
@@ -156,6 +161,19 @@ pub(crate) enum Replying {
     Skip,
 }
 
+/// Why nothing more of the client's is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// It is.
+    No,
+    /// Until the cache has let the session in: it is nobody, or somebody else, meanwhile.
+    UntilLetIn,
+    /// Until an AUTH of ours was sent: this is a place for it.
+    UntilSent,
+    /// Until everything before is answered: what comes next depends on it.
+    UntilAnswered,
+}
+
 /// What a session is made of.
 pub struct Parts {
     /// The client's side.
@@ -168,6 +186,8 @@ pub struct Parts {
     pub standing: Standing,
     /// What it may run.
     pub gate: Arc<Gate>,
+    /// What the client may send, and the cache.
+    pub limits: (request::Limits, reply::Limits),
     /// Whether the cache's topology stays hidden.
     pub hide_topology: bool,
     /// Its books.
@@ -179,9 +199,6 @@ pub struct Parts {
     /// The proxy's metrics.
     pub metrics: Arc<Metrics>,
 }
-
-/// The password on its way, while we sign in again.
-type Fetching = Pin<Box<dyn Future<Output = Result<Option<SecretString>, String>> + Send>>;
 
 /// A live session.
 pub struct Session {
@@ -203,21 +220,29 @@ pub struct Session {
     metrics: Arc<Metrics>,
     replying: Replying,
     in_multi: bool,
+    /// How often a transaction began or ended.
+    changes: u32,
     watching: bool,
     resp3: bool,
+    lift: Lift,
+    /// Whether a command that the rules allow and that is nothing special passes as it is.
+    open: bool,
     /// Channels, patterns and shard channels that are subscribed to.
     subscribed: [u32; 3],
     /// What becomes of the request whose bytes stream through.
     streaming_request: Option<(Label, bool)>,
     /// What becomes of the reply whose bytes stream through.
     streaming_reply: Option<(Option<Label>, bool)>,
-    fetching: Option<Fetching>,
-    /// A fresh sign-in is due at the next moment that allows one.
-    sign_in_due: bool,
-    /// Requests wait until the cache has let us in.
-    hold: bool,
+    renewal: Renewal,
+    /// A fresh sign-in is urgent.
+    hurry: bool,
+    /// Why the last try failed.
+    last_failure: Option<Box<str>>,
+    hold: Hold,
     /// Requests wait in `client_held`.
     rescan: bool,
+    /// Bytes that waited for the client at the last look.
+    unsent: usize,
     /// Nothing more is read from the client; this is the end once everything is answered.
     finishing: Option<End>,
     counted: (u64, u64),
@@ -228,12 +253,13 @@ impl Session {
     /// would hold a place of that size for as long as the session lives.
     #[must_use]
     pub fn new(parts: Parts) -> Box<Self> {
-        let limits = limits(&parts.gate);
+        let limits = limits(&parts.gate, &parts.limits.0);
+        let is_passing_through = matches!(parts.standing, Standing::PassThrough { .. });
         Box::new(Self {
             client: parts.client,
             server: parts.server,
             requests: request::Scanner::new(limits),
-            replies: reply::ReplyScanner::new(reply::Limits::DEFAULT),
+            replies: reply::ReplyScanner::new(parts.limits.1),
             rescan: !parts.held.is_empty(),
             client_held: parts.held,
             server_held: Vec::new(),
@@ -247,14 +273,19 @@ impl Session {
             metrics: parts.metrics,
             replying: Replying::On,
             in_multi: false,
+            changes: 0,
             watching: false,
             resp3: false,
+            lift: Lift::default(),
+            open: !is_passing_through,
             subscribed: [0; 3],
             streaming_request: None,
             streaming_reply: None,
-            fetching: None,
-            sign_in_due: false,
-            hold: false,
+            renewal: Renewal::Idle,
+            hurry: false,
+            last_failure: None,
+            hold: Hold::No,
+            unsent: 0,
             finishing: None,
             counted: (0, 0),
         })
@@ -304,19 +335,22 @@ impl Session {
 
     /// One look at everything. True where something moved, so that another look is due.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut moved = self.poll_fetching(cx)?;
+        let mut moved = self.poll_sign_in(cx)?;
         // A client that does not read stops its own server side, nobody else's.
         if self.client.poll_flush(cx).map_err(|_| End::ClientFailed)?.is_ready() {
             moved |= self.pump_replies(cx)?;
+        }
+        if self.hold == Hold::UntilAnswered && self.is_settled() {
+            self.release();
         }
         if self.server.poll_flush(cx).map_err(|_| End::ServerClosed)?.is_ready() && self.may_read_client() {
             moved |= self.pump_requests(cx)?;
         }
         let client_done = self.client.poll_flush(cx).map_err(|_| End::ClientFailed)?.is_ready();
+        self.note_stall(client_done);
         let _ = self.server.poll_flush(cx).map_err(|_| End::ServerClosed)?;
         if client_done
-            && self.expected.is_empty()
-            && self.streaming_reply.is_none()
+            && self.is_settled()
             && let Some(end) = self.finishing.take()
         {
             return Err(end);
@@ -324,8 +358,23 @@ impl Session {
         Ok(moved)
     }
 
+    /// Remembers since when the client takes nothing of what waits for it.
+    #[inline]
+    fn note_stall(&mut self, client_done: bool) {
+        let unsent = self.client.unsent();
+        if unsent != self.unsent {
+            self.unsent = unsent;
+            self.handle.stalled(if client_done { 0 } else { self.clock.now() });
+        }
+    }
+
+    /// Whether the server owes nothing.
+    fn is_settled(&self) -> bool {
+        self.expected.is_empty() && self.streaming_reply.is_none()
+    }
+
     fn may_read_client(&self) -> bool {
-        !self.hold
+        self.hold == Hold::No
             && self.finishing.is_none()
             && self.expected.local_bytes() < LOCAL_BACKLOG
             && !self.expected.is_full()
@@ -337,73 +386,34 @@ impl Session {
             self.journal.summarise();
         }
         if let Some(gate) = orders.gate {
-            if gate.is_scoped() && self.subscribed != [0; 3] && !gate.has_scope_of(&self.gate) {
+            if gate.is_scoped() && self.may_subscribe() && !gate.has_scope_of(&self.gate) {
                 // Which channels it hears was allowed by the old rules, and is not remembered.
                 let text = "the rules on keys and channels have changed: connect again".to_owned();
                 return Some(End::Cut(Cut { kind: handle::CutKind::Denied, text }));
             }
-            self.requests.set_limits(limits(&gate));
+            self.requests.set_limits(limits(&gate, self.requests.limits()));
             self.gate = gate;
         }
-        if orders.sign_in {
-            self.sign_in_due = true;
+        if orders.sign_in
+            && matches!(self.renewal, Renewal::Idle)
+            && matches!(self.standing, Standing::Ours(_))
+        {
+            self.renewal = Renewal::Due;
         }
-        // Inside a transaction the client has to be read on, or its end would never come.
-        if orders.hold && self.sign_in_due && self.may_sign_in() {
-            self.hold = true;
+        if orders.hurry {
+            self.hurry = true;
+            self.hold_for_sign_in();
         }
-        orders.cut.map(End::Cut)
-    }
-
-    /// Fetches a password where a sign-in is due, and sends AUTH once it is there.
-    fn poll_fetching(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.sign_in_due && self.fetching.is_none() && self.may_sign_in() {
-            self.begin_sign_in();
+        let mut cut = orders.cut?;
+        if cut.kind == handle::CutKind::IamLife {
+            cut.text = format!("{}: {}", cut.text, self.why_not_signed_in());
         }
-        let Some(fetching) = &mut self.fetching else { return Ok(false) };
-        let Poll::Ready(password) = fetching.as_mut().poll(cx) else { return Ok(false) };
-        if !self.may_sign_in() {
-            // A transaction or subscription began meanwhile: later, with a fresh password.
-            self.fetching = None;
-            return Ok(false);
-        }
-        self.fetching = None;
-        self.sign_in_due = false;
-        match password {
-            Ok(Some(password)) => self.send_auth(&password)?,
-            Ok(None) => self.release(),
-            Err(error) => return Err(End::SignIn(error)),
-        }
-        Ok(true)
-    }
-
-    /// AUTH is refused in a transaction, would be answered oddly to a RESP2 subscriber, and its place in the
-    /// stream must be between two requests.
-    fn may_sign_in(&self) -> bool {
-        !self.in_multi
-            && !self.watching
-            && self.streaming_request.is_none()
-            && (self.resp3 || self.subscribed == [0; 3])
-            && self.finishing.is_none()
-    }
-
-    fn begin_sign_in(&mut self) {
-        if let Standing::Ours(sign_in) = &self.standing {
-            self.fetching = Some(sign_in.password());
-        } else {
-            self.sign_in_due = false;
-        }
-    }
-
-    /// The cache let us in: requests go on.
-    fn release(&mut self) {
-        self.hold = false;
-        self.rescan = !self.client_held.is_empty();
+        Some(End::Cut(cut))
     }
 
     /// Answers the client in the order of its requests.
     fn answer(&mut self, bytes: Vec<u8>) -> Result<(), End> {
-        if self.expected.is_empty() && self.streaming_reply.is_none() {
+        if self.is_settled() {
             return self.client.write(&bytes).map_err(|_| End::ClientFailed);
         }
         self.expected.push(Expect::Local(bytes.into_boxed_slice()));
@@ -417,6 +427,8 @@ impl Session {
         if at_boundary {
             self.last_words(end);
         }
+        // The cache's side first: it does not wait for a client that is slow to leave.
+        let _ = tokio::time::timeout(FAREWELL, self.server.shut()).await;
         if *end != End::ClientFailed {
             let _ = tokio::time::timeout(FAREWELL, self.client.shut()).await;
             if *end != End::ClientClosed {
@@ -425,6 +437,9 @@ impl Session {
         }
         if let End::Malformed(error) = end {
             self.journal.malformed(&error.to_string());
+            if error.is_limit() {
+                self.metrics.limits.add("request");
+            }
         }
         self.journal.close(end.as_str(), &end.text());
         self.metrics.session_ends.add(end.as_str());
@@ -480,9 +495,10 @@ pub(crate) fn last_words(end: &End, unanswered: u32) -> Vec<u8> {
     words
 }
 
-fn limits(gate: &Gate) -> request::Limits {
+/// Those of the configuration, with what is seen whole as the gate needs it.
+fn limits(gate: &Gate, configured: &request::Limits) -> request::Limits {
     let whole = if gate.is_scoped() { WHOLE_SCOPED_REQUEST } else { WHOLE_REQUEST };
-    request::Limits { whole, ..request::Limits::SIGNED_IN }
+    request::Limits { whole, ..*configured }
 }
 
 /// Takes the buffer to work in: what is held, or the thread's own. The second part tells which.

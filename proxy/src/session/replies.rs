@@ -8,6 +8,7 @@ use keystile_resp::reply::{Frame, Kind, Step, is_subscriber_message};
 
 use super::expected::{Expect, Label, Topic};
 use super::requests::place;
+use super::subscriber::Rewrite;
 use super::{End, Session, Standing, give_back, take_buffer};
 use crate::audit::redact;
 
@@ -19,6 +20,10 @@ enum Fate {
     Swallow,
     /// This takes its place.
     Replace(Box<[u8]>),
+    /// It passes with the first byte of an array, and answers nothing.
+    AsArray,
+    /// It passes; so many of its first bytes are replaced by these.
+    Front(usize, &'static [u8]),
 }
 
 impl Session {
@@ -36,7 +41,7 @@ impl Session {
                 };
             }
         }
-        let scanned = self.scan_replies(&work);
+        let scanned = self.scan_replies(&mut work);
         give_back(work, was_held, *scanned.as_ref().unwrap_or(&0), &mut self.server_held);
         scanned.map(|_| true)
     }
@@ -49,7 +54,7 @@ impl Session {
         }
     }
 
-    fn scan_replies(&mut self, buf: &[u8]) -> Result<usize, End> {
+    fn scan_replies(&mut self, buf: &mut [u8]) -> Result<usize, End> {
         let mut at = 0;
         let mut run = 0;
         while at < buf.len() {
@@ -58,6 +63,9 @@ impl Session {
                 Ok(step) => step,
                 Err(error) => {
                     self.send(&buf[run..at])?;
+                    if error.is_limit() {
+                        self.metrics.limits.add("reply");
+                    }
                     return Err(End::ServerMalformed(error.to_string()));
                 }
             };
@@ -80,6 +88,16 @@ impl Session {
                                 self.send(&bytes)?;
                                 run = end;
                             }
+                            Fate::AsArray => {
+                                self.count_bytes(None, frame.len);
+                                as_array(buf, at);
+                            }
+                            Fate::Front(skip, front) => {
+                                self.send(&buf[run..at])?;
+                                self.send(front)?;
+                                self.count_bytes(None, frame.len);
+                                run = at + skip;
+                            }
                         }
                     }
                     at = end;
@@ -91,6 +109,18 @@ impl Session {
                         Fate::Pass(label) => {
                             self.count_bytes(label, frame.len);
                             Some((label, true))
+                        }
+                        Fate::AsArray => {
+                            self.count_bytes(None, frame.len);
+                            as_array(buf, at);
+                            Some((None, true))
+                        }
+                        Fate::Front(skip, front) => {
+                            self.send(&buf[run..at])?;
+                            self.send(front)?;
+                            self.count_bytes(None, frame.len);
+                            run = at + skip;
+                            Some((None, true))
                         }
                         fate => {
                             self.send(&buf[run..at])?;
@@ -169,7 +199,10 @@ impl Session {
             if let Some(first) = first {
                 self.acknowledge(first, frame, buf)?;
             }
-            return Ok(Fate::Pass(None));
+            if !self.lift.spoken {
+                return Ok(Fate::Pass(None));
+            }
+            return Ok(fate_of(self.rewrite(first.unwrap_or_default(), frame, buf)));
         }
         // A RESP2 subscriber gets messages between replies; only then is an array of that shape one.
         let word = first.filter(|_| frame.marker == b'*' && !self.resp3);
@@ -195,12 +228,12 @@ impl Session {
                     }
                     return Ok(if muted { Fate::Swallow } else { Fate::Pass(Some(label)) });
                 }
-                Expect::Acks { label, .. } => {
-                    let label = *label;
+                Expect::Acks { label, muted, .. } => {
+                    let (label, muted) = (*label, *muted);
                     if failed {
                         self.expected.pop();
                         self.note_failure(label, frame, buf);
-                        return Ok(Fate::Pass(Some(label)));
+                        return Ok(if muted { Fate::Swallow } else { Fate::Pass(Some(label)) });
                     }
                     if word.is_some_and(is_subscriber_message) {
                         self.acknowledge(word.unwrap_or_default(), frame, buf)?;
@@ -227,12 +260,42 @@ impl Session {
                         }
                         self.subscribed = [0; 3];
                         self.resp3 = false;
+                        self.lift.spoken = false;
                     }
                     return Ok(Fate::Pass(None));
                 }
-                Expect::OurAuth => {
+                Expect::OurAuth { lets_in } => {
+                    let lets_in = *lets_in;
                     self.expected.pop();
-                    return self.our_auth(frame, buf);
+                    self.our_auth(lets_in, frame, buf)?;
+                    return Ok(Fate::Swallow);
+                }
+                Expect::Lift => {
+                    self.expected.pop();
+                    self.lifted(frame, failed);
+                    return Ok(Fate::Swallow);
+                }
+                Expect::Multi { label, muted, change } => {
+                    let (label, muted, change) = (*label, *muted, *change);
+                    self.expected.pop();
+                    if failed {
+                        // Inside another one it is an error too, and that one goes on.
+                        if !frame.text(buf).unwrap_or_default().ends_with(b"can not be nested") {
+                            self.no_multi(change);
+                        }
+                        self.note_failure(label, frame, buf);
+                    }
+                    return Ok(if muted { Fate::Swallow } else { Fate::Pass(Some(label)) });
+                }
+                Expect::Ping { label, muted } => {
+                    let (label, muted) = (*label, *muted);
+                    self.expected.pop();
+                    if failed {
+                        self.note_failure(label, frame, buf);
+                    } else if !muted && let Some(rewrite) = self.pong(frame, buf) {
+                        return Ok(fate_of(rewrite));
+                    }
+                    return Ok(if muted { Fate::Swallow } else { Fate::Pass(Some(label)) });
                 }
                 Expect::ClientAuth { label } => {
                     let label = *label;
@@ -273,19 +336,6 @@ impl Session {
         Err(count_lost("the cache sent a reply that nobody asked for"))
     }
 
-    fn our_auth(&mut self, frame: &Frame, buf: &[u8]) -> Result<Fate, End> {
-        if frame.kind == Kind::Error || frame.text(buf) != Some(b"OK") {
-            let text = String::from_utf8_lossy(frame.text(buf).unwrap_or_default()).into_owned();
-            return Err(End::SignIn(format!(
-                "the cache did not let this session in again ({text}): connect again"
-            )));
-        }
-        self.metrics.sign_ins_again.add(1);
-        self.handle.signed_in(self.clock.now());
-        self.release();
-        Ok(Fate::Swallow)
-    }
-
     /// What the cache said to the client's own AUTH.
     fn let_in(&mut self, ok: bool, wrong: bool) {
         if let Standing::PassThrough { admitted, tries } = &mut self.standing {
@@ -294,6 +344,7 @@ impl Session {
                 tries.wrong();
             }
         }
+        self.refresh_open();
         self.release();
     }
 
@@ -341,6 +392,22 @@ impl Session {
             }
         }
         Ok(())
+    }
+}
+
+/// Turns the push that begins there into an array.
+fn as_array(buf: &mut [u8], at: usize) {
+    if let Some(marker @ b'>') = buf.get_mut(at) {
+        *marker = b'*';
+    }
+}
+
+fn fate_of(rewrite: Rewrite) -> Fate {
+    match rewrite {
+        Rewrite::Array => Fate::AsArray,
+        Rewrite::Front(skip, front) => Fate::Front(skip, front),
+        Rewrite::Whole(bytes) => Fate::Replace(bytes.into_boxed_slice()),
+        Rewrite::Drop => Fate::Swallow,
     }
 }
 

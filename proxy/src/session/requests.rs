@@ -5,19 +5,31 @@ use std::task::{Context, Poll};
 
 use keystile_resp::command::CommandId;
 use keystile_resp::encode;
-use keystile_resp::request::{Request, RequestError, Step};
+use keystile_resp::request::{Request, RequestError, Scanner, Step};
 
 use super::address;
 use super::expected::{Expect, Label, Topic, UNKNOWN};
 use super::judge::{Circumstances, Judgement, Refused, judge, label_of, named};
+use super::renewal::Renewal;
 use super::special::{Special, c_string, special};
-use super::{End, Replying, Session, Standing, WHOLE_REQUEST, give_back, take_buffer};
+use super::subscriber::Entry;
+use super::{End, Hold, Replying, Session, Standing, WHOLE_REQUEST, give_back, take_buffer};
 use crate::audit::redact;
 
 /// A command that no server knows. In a transaction it is sent in place of a refused command: the server
 /// rejects it and so aborts the EXEC itself, which no bookkeeping of ours could do as surely. Its error is
 /// swallowed and the refusal takes its place.
 const POISON: &[u8] = b"*1\r\n$16\r\nkeystile-refused\r\n";
+
+/// What becomes of a request's bytes.
+enum Fate {
+    /// They pass.
+    Pass,
+    /// They do not.
+    Skip,
+    /// Not yet.
+    Wait,
+}
 
 /// What becomes of a request.
 pub(super) enum Verdict {
@@ -61,7 +73,7 @@ impl Session {
         let mut at = 0;
         // Where the bytes begin that are to pass and were not written yet.
         let mut run = 0;
-        while at < buf.len() && !self.hold && self.finishing.is_none() {
+        while at < buf.len() && self.hold == Hold::No && self.finishing.is_none() {
             let rest = &buf[at..];
             match self.next_step(rest) {
                 Ok(Step::NeedMore) => break,
@@ -70,7 +82,15 @@ impl Session {
                     let end = at + request.len;
                     if !self.passes(&request, rest) {
                         self.forward(&buf[run..at])?;
-                        run = self.judged(&request, rest, false)?.unwrap_or(0) + end - request.len;
+                        run = at;
+                        match self.judged(&request, rest, false)? {
+                            Fate::Pass => {}
+                            Fate::Skip => run = end,
+                            Fate::Wait => {
+                                self.wait_for_answers();
+                                return Ok(at);
+                            }
+                        }
                     }
                     at = end;
                 }
@@ -81,9 +101,18 @@ impl Session {
                         true
                     } else {
                         self.forward(&buf[run..at])?;
-                        let skip = self.judged(&request, rest, true)?;
-                        run = at + skip.unwrap_or(0);
-                        skip.is_none()
+                        run = at;
+                        match self.judged(&request, rest, true)? {
+                            Fate::Pass => true,
+                            Fate::Skip => {
+                                run = end;
+                                false
+                            }
+                            Fate::Wait => {
+                                self.wait_for_answers();
+                                return Ok(at);
+                            }
+                        }
                     };
                     self.streaming_request = Some((label, passed));
                     at = end;
@@ -99,6 +128,7 @@ impl Session {
                     at += len;
                     if end {
                         self.streaming_request = None;
+                        self.hold_for_sign_in();
                     }
                 }
                 Err(error) => {
@@ -134,7 +164,7 @@ impl Session {
     #[inline]
     fn passes(&mut self, request: &Request, buf: &[u8]) -> bool {
         let Some(id) = named(request, buf) else { return false };
-        if !(self.gate.passes(id) || self.gate.passes_looked_at(id, request, buf)) || !self.is_admitted() {
+        if !(self.gate.passes(id) || self.gate.passes_looked_at(id, request, buf)) || !self.open {
             return false;
         }
         let label = label_of(Some(id));
@@ -147,21 +177,54 @@ impl Session {
         true
     }
 
-    /// Looks closer. `None`: the bytes pass. Otherwise how many bytes of the request to skip.
-    fn judged(&mut self, request: &Request, buf: &[u8], streamed: bool) -> Result<Option<usize>, End> {
+    /// Looks closer.
+    fn judged(&mut self, request: &Request, buf: &[u8], streamed: bool) -> Result<Fate, End> {
         let id = named(request, buf);
+        let entry = self.enter(id, request, buf, streamed)?;
+        if matches!(entry, Entry::Wait) {
+            return Ok(Fate::Wait);
+        }
         self.journal.request(label_of(id), request.len);
         if self.journal.wants_each() {
             self.write_down(id, request, buf);
         }
-        match self.judge(id, request, buf, streamed)? {
-            Verdict::Pass => Ok(None),
-            Verdict::Drop => Ok(Some(request.len)),
+        let verdict = match entry {
+            Entry::Done(verdict) => verdict,
+            _ => self.judge(id, request, buf, streamed)?,
+        };
+        match verdict {
+            Verdict::Pass => Ok(Fate::Pass),
+            Verdict::Drop => Ok(Fate::Skip),
             Verdict::Send(bytes) => {
                 self.forward(&bytes)?;
-                Ok(Some(request.len))
+                Ok(Fate::Skip)
             }
         }
+    }
+
+    /// Leaves a request for later, when everything before it is answered.
+    fn wait_for_answers(&mut self) {
+        // It lies there from its beginning on, and will be scanned again.
+        self.requests = Scanner::new(*self.requests.limits());
+        self.hold = Hold::UntilAnswered;
+    }
+
+    /// What the rules say of a request.
+    pub(super) fn judgement(
+        &self,
+        id: Option<CommandId>,
+        request: &Request,
+        buf: &[u8],
+        streamed: bool,
+    ) -> Judgement {
+        let circumstances = Circumstances {
+            gate: &self.gate,
+            admitted: self.is_admitted(),
+            in_multi: self.in_multi,
+            // How many channels there are is all that has to be known of a long list of them.
+            streamed: streamed && !id.is_some_and(is_subscription),
+        };
+        judge(id, request, buf, circumstances)
     }
 
     fn judge(
@@ -178,19 +241,18 @@ impl Session {
             }
             return Ok(Verdict::Drop);
         }
-        let circumstances = Circumstances {
-            gate: &self.gate,
-            admitted: self.is_admitted(),
-            in_multi: self.in_multi,
-            streamed,
-        };
-        let kind = match judge(id, request, buf, circumstances) {
+        let kind = match self.judgement(id, request, buf, streamed) {
             Judgement::Refused(refused) => return self.refuse(&refused),
             Judgement::May(kind) => kind,
         };
         let label = label_of(id);
         let alone = request.argc == 1;
         match kind {
+            Special::Plain if self.lift.asked && id.is_some_and(|id| id.command().name == "ping") => {
+                let muted = self.take_muted();
+                self.expected.push(Expect::Ping { label, muted });
+                return Ok(Verdict::Pass);
+            }
             Special::Plain | Special::Never(_) | Special::ConfigSet => {}
             Special::Topology if self.hide_topology => {
                 let text = "this cache is served as a single endpoint: connect without cluster mode";
@@ -204,24 +266,39 @@ impl Session {
             Special::Reset if alone => return self.reset(),
             // With arguments it is an error, and changes nothing.
             Special::Reset => {}
-            Special::Multi => self.in_multi |= alone,
-            Special::EndMulti => {
-                self.in_multi &= !alone;
-                self.watching &= !alone;
+            Special::Multi if alone => {
+                let muted = self.take_muted();
+                self.change_multi(true);
+                self.expected.push(Expect::Multi { label, muted, change: self.changes });
+                return Ok(Verdict::Pass);
             }
+            // Also an EXEC that the server refuses ends the transaction; a DISCARD does not.
+            Special::EndMulti if alone || is_exec(id) => {
+                self.change_multi(false);
+                self.watching = false;
+                self.hold_for_sign_in();
+            }
+            // With arguments it is an error, and changes nothing.
+            Special::Multi | Special::EndMulti => {}
             Special::Watch => self.watching |= !self.in_multi,
-            Special::Unwatch => self.watching &= self.in_multi,
+            Special::Unwatch => {
+                self.watching &= self.in_multi;
+                self.hold_for_sign_in();
+            }
             Special::Subscribe(topic) => {
+                if !alone {
+                    self.lift()?;
+                }
                 let channels = request.argc.saturating_sub(1);
-                self.take_muted();
+                let muted = self.take_muted();
                 // Without a channel there is one reply, an error.
-                self.expected.push(Expect::Acks { label, topic, left: Some(channels.max(1)) });
+                self.expected.push(Expect::Acks { label, topic, left: Some(channels.max(1)), muted });
                 return Ok(Verdict::Pass);
             }
             Special::Unsubscribe(topic) => {
                 let left = (!alone).then_some(request.argc.saturating_sub(1));
-                self.take_muted();
-                self.expected.push(Expect::Acks { label, topic, left });
+                let muted = self.take_muted();
+                self.expected.push(Expect::Acks { label, topic, left, muted });
                 return Ok(Verdict::Pass);
             }
         }
@@ -238,8 +315,9 @@ impl Session {
         if self.in_multi {
             if refused.id.is_some_and(|id| special(id) == Special::EndMulti) {
                 // A refused EXEC or DISCARD ends the transaction, as one that the server refuses does.
-                self.in_multi = false;
+                self.change_multi(false);
                 self.watching = false;
+                self.hold_for_sign_in();
                 self.replace(answer, muted);
                 let mut discard = Vec::new();
                 encode::request(&mut discard, &["DISCARD"]);
@@ -287,23 +365,31 @@ impl Session {
     /// `RESET` makes the connection the default user's: nothing follows it before we have signed in again.
     fn reset(&mut self) -> Result<Verdict, End> {
         self.replying = Replying::On;
-        self.in_multi = false;
+        self.change_multi(false);
         self.watching = false;
+        self.lift.asked = false;
         self.expected.push(Expect::Reset);
         match &mut self.standing {
             Standing::Ours(_) => {
-                self.hold = true;
-                self.sign_in_due = true;
+                self.hold = Hold::UntilLetIn;
+                if matches!(self.renewal, Renewal::Idle | Renewal::Sent) {
+                    self.renewal = Renewal::Due;
+                }
             }
             Standing::PassThrough { admitted, .. } => *admitted = false,
             Standing::Open => {}
         }
+        self.refresh_open();
         Ok(Verdict::Pass)
     }
 
     fn malformed(&mut self, error: RequestError) -> Result<(), End> {
         if error == RequestError::Http {
             return Err(End::Malformed(error));
+        }
+        if matches!(self.streaming_request.take(), Some((_, true))) {
+            // The server has a part of it and will not answer.
+            self.expected.retract();
         }
         let mut answer = Vec::new();
         encode::error(&mut answer, "ERR", &error.to_string());
@@ -312,13 +398,30 @@ impl Session {
         Ok(())
     }
 
-    #[inline]
+    fn change_multi(&mut self, begins: bool) {
+        self.in_multi = begins;
+        self.changes = self.changes.wrapping_add(1);
+    }
+
+    /// What was sent as this change began no transaction.
+    pub(super) fn no_multi(&mut self, change: u32) {
+        if self.changes == change {
+            self.in_multi = false;
+            self.hold_for_sign_in();
+        }
+    }
+
+    /// Looks whether common commands may pass without a closer look.
+    pub(super) fn refresh_open(&mut self) {
+        self.open = self.is_admitted() && !self.lift.asked;
+    }
+
     fn is_admitted(&self) -> bool {
         !matches!(self.standing, Standing::PassThrough { admitted: false, .. })
     }
 
     #[inline]
-    fn take_muted(&mut self) -> bool {
+    pub(super) fn take_muted(&mut self) -> bool {
         match self.replying {
             Replying::On => false,
             Replying::Off => true,
@@ -330,7 +433,7 @@ impl Session {
     }
 
     #[inline]
-    fn forward(&mut self, bytes: &[u8]) -> Result<(), End> {
+    pub(super) fn forward(&mut self, bytes: &[u8]) -> Result<(), End> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -360,7 +463,7 @@ impl Session {
             }
             super::auth_local::Answer::Forward(bytes) => {
                 self.expected.push(Expect::ClientAuth { label });
-                self.hold = true;
+                self.hold = Hold::UntilLetIn;
                 Ok(Verdict::Send(bytes))
             }
         }
@@ -377,11 +480,21 @@ impl Session {
             }
             Ok((bytes, lets_in)) => {
                 self.expected.push(Expect::Hello { label, muted, lets_in });
-                self.hold |= lets_in;
+                if lets_in {
+                    self.hold = Hold::UntilLetIn;
+                }
                 Ok(Verdict::Send(bytes))
             }
         }
     }
+}
+
+fn is_subscription(id: CommandId) -> bool {
+    matches!(special(id), Special::Subscribe(_) | Special::Unsubscribe(_))
+}
+
+fn is_exec(id: Option<CommandId>) -> bool {
+    id.is_some_and(|id| id.command().name == "exec")
 }
 
 /// All arguments of a request that lies whole in `buf`.
