@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod cluster;
+pub mod twin;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -51,6 +52,12 @@ use uuid::Uuid;
 pub const TOKEN: &str = "the-only-token-that-logs-in";
 pub const DOMAIN: &str = "ks.test";
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs a test on two threads.
+pub fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(test);
+}
 
 /// The machine's clock, moved by hand.
 #[derive(Debug, Default)]
@@ -734,6 +741,19 @@ impl Client {
     pub async fn command(&mut self, words: &[&str]) -> String {
         self.send(encoded(words)).await;
         self.reply().await
+    }
+
+    /// Sends, and reads so many lines.
+    pub async fn lines_of(&mut self, bytes: &str, count: usize) -> Vec<String> {
+        self.send(bytes).await;
+        self.lines(count).await
+    }
+
+    /// Sends, and reads a line, also where the other side stops listening halfway.
+    pub async fn line_after(&mut self, bytes: &[u8]) -> String {
+        let _ = self.stream.write_all(bytes).await;
+        let _ = self.stream.flush().await;
+        self.line().await
     }
 
     /// Sends an inline command and reads one line.
