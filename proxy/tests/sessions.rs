@@ -530,6 +530,11 @@ fn a_pass_through_database_takes_the_client_s_own_password() {
         assert!(bob.ask("NONSENSE").await.starts_with("-NOAUTH"));
         bob.send("AUTH their-own\r\nACL WHOAMI\r\n").await;
         assert_eq!(bob.lines(3).await, ["+OK", "$3", "own"]);
+        // Valkey 8.0.1 leaves the answer out where a wrong AUTH comes behind other commands in one read.
+        bob.send("PING\r\nAUTH wrong\r\nECHO still\r\n").await;
+        assert_eq!(bob.line().await, "+PONG");
+        assert!(bob.line().await.starts_with("-WRONGPASS"));
+        assert_eq!(bob.lines(2).await, ["$5", "still"]);
         bob.send("RESET\r\nGET k\r\n").await;
         assert_eq!(bob.line().await, "+RESET");
         assert!(bob.line().await.starts_with("-NOAUTH keystile"));

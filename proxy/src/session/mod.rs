@@ -168,8 +168,10 @@ enum Hold {
     No,
     /// Until the cache has let the session in: it is nobody, or somebody else, meanwhile.
     UntilLetIn,
-    /// Until an AUTH of ours was sent: this is a place for it.
+    /// Until an AUTH of ours can be sent, which is urgent: once everything before is answered.
     UntilSent,
+    /// Until an AUTH of ours is answered, one way or the other.
+    UntilSignedIn,
     /// Until everything before is answered: what comes next depends on it.
     UntilAnswered,
 }
@@ -335,14 +337,14 @@ impl Session {
 
     /// One look at everything. True where something moved, so that another look is due.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut moved = self.poll_sign_in(cx)?;
+        let mut moved = false;
         // A client that does not read stops its own server side, nobody else's.
         if self.client.poll_flush(cx).map_err(|_| End::ClientFailed)?.is_ready() {
             moved |= self.pump_replies(cx)?;
         }
-        if self.hold == Hold::UntilAnswered && self.is_settled() {
-            self.release();
-        }
+        // Behind the replies and before the next requests: here nothing is owed, if ever.
+        moved |= self.poll_sign_in(cx)?;
+        self.look_at_hold();
         if self.server.poll_flush(cx).map_err(|_| End::ServerClosed)?.is_ready() && self.may_read_client() {
             moved |= self.pump_requests(cx)?;
         }
@@ -402,7 +404,6 @@ impl Session {
         }
         if orders.hurry {
             self.hurry = true;
-            self.hold_for_sign_in();
         }
         let mut cut = orders.cut?;
         if cut.kind == handle::CutKind::IamLife {

@@ -3,13 +3,12 @@
 //! ```text
 //! 0 ────────── 0.875 ──────── 0.958 ─────── 0.993 ─ 1 (the cache cuts)
 //!              │ + jitter      │              │
-//!              sign in at a    no new         the session ends, with the reason
-//!              request         transaction
-//!              boundary        begins before
+//!              sign in when    read nothing   the session ends, with the reason
+//!              nothing is      more before
+//!              owed
 //! ```
-//! The AUTH is sent between two requests; the place of its answer is kept in the queue of what the server owes,
-//! so nobody waits for it. Inside MULTI it cannot be sent: the cache refuses it there, and a client that is not
-//! read on could never send its EXEC.
+//! The AUTH goes alone: the server owes nothing before it, and nothing follows before its answer. Inside MULTI it
+//! cannot be sent: the cache refuses it there, and a client that is not read on could never send its EXEC.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,7 +22,7 @@ const HURRY_AT: f64 = 0.958;
 const END_AT: f64 = 0.993;
 /// The part of the life between two tries: 108 s of 12 hours.
 const BETWEEN_TRIES: f64 = 0.0025;
-/// How long a fetched password may wait for its boundary. A token lives 900 s (AWS-FACTS, section d).
+/// How long a fetched password may wait for its boundary. AWS takes a token for 900 s.
 pub(super) const KEEP_PASSWORD_MS: i64 = 600_000;
 
 /// What a connection's age asks for.
@@ -33,7 +32,7 @@ pub enum Due {
     Nothing,
     /// To sign in at the next boundary.
     SignIn,
-    /// The same, and to let no transaction begin before.
+    /// The same, and to take on nothing before.
     Hurry,
     /// To end before the cache does it without a word.
     End,

@@ -49,10 +49,17 @@ impl Session {
         }
     }
 
-    /// Whether this is a boundary at which the cache takes an AUTH: in a transaction it refuses it, a RESP2
+    /// Whether an AUTH may be sent now. It goes alone: nothing is owed in front of it, and until its answer is in
+    /// nothing follows. Valkey 8.0.1 leaves out the answer to a wrong AUTH that comes behind other commands in
+    /// one read, and then every reply behind it would be taken for that of the command before.
+    fn may_sign_in(&self) -> bool {
+        self.is_boundary() && self.is_settled()
+    }
+
+    /// Whether the cache takes an AUTH once everything before is answered: in a transaction it refuses it, a RESP2
     /// subscriber may not send it, and its place in the stream must be between two requests. What is watched
     /// stays so; it is left in peace as long as there is time.
-    fn may_sign_in(&self) -> bool {
+    fn is_boundary(&self) -> bool {
         let speaks_resp3 = self.lift.asked || (self.resp3 && self.expected.hellos() == 0);
         !self.in_multi
             && (!self.watching || self.hurry)
@@ -61,18 +68,32 @@ impl Session {
             && self.finishing.is_none()
     }
 
-    /// Where a transaction or a long request has ended: the place for an AUTH that waited for it.
+    /// In a hurry nothing more is taken on where an AUTH could go once all before is answered. Called where a
+    /// transaction or a long request has ended, too: that is such a place.
     pub(super) fn hold_for_sign_in(&mut self) {
-        let waits = match &self.renewal {
-            Renewal::Ready(..) => true,
-            // Another transaction must not begin before the password is here.
-            Renewal::Due | Renewal::Fetching(_) => self.hurry,
-            Renewal::Idle | Renewal::Sent => false,
-        };
-        // Inside a transaction the client has to be read on, or its end would never come.
-        if waits && self.may_sign_in() && self.hold == Hold::No {
+        if self.hold == Hold::No && self.must_wait_for_sign_in() {
             self.hold = Hold::UntilSent;
         }
+    }
+
+    /// Looks whether what was held for is there, or will not come.
+    pub(super) fn look_at_hold(&mut self) {
+        let over = match self.hold {
+            Hold::UntilAnswered => self.is_settled(),
+            Hold::UntilSent => !self.must_wait_for_sign_in(),
+            Hold::No | Hold::UntilLetIn | Hold::UntilSignedIn => false,
+        };
+        if over {
+            self.release();
+        }
+        self.hold_for_sign_in();
+    }
+
+    /// Inside a transaction or a request the client has to be read on, or their end would never come.
+    fn must_wait_for_sign_in(&self) -> bool {
+        self.hurry
+            && matches!(self.renewal, Renewal::Due | Renewal::Fetching(_) | Renewal::Ready(..))
+            && self.is_boundary()
     }
 
     /// Requests go on.
@@ -81,7 +102,7 @@ impl Session {
         self.rescan = !self.client_held.is_empty();
     }
 
-    /// Sends our AUTH; its reply is swallowed in its place.
+    /// Sends our AUTH, and nothing behind it before it is answered; the answer is swallowed.
     fn send_auth(&mut self, password: &SecretString) -> Result<(), End> {
         let mut request = Vec::new();
         encode::request(
@@ -90,32 +111,33 @@ impl Session {
         );
         let lets_in = self.hold == Hold::UntilLetIn;
         self.expected.push(Expect::OurAuth { lets_in });
-        // The cache knows the session as its own user until it says no to a new AUTH, and after that too: nobody
-        // waits for its answer. Only after a RESET nothing may follow before it.
-        if self.hold == Hold::UntilSent {
-            self.release();
+        if !lets_in {
+            self.hold = Hold::UntilSignedIn;
         }
         self.server.write(&request).map_err(|_| End::ServerClosed)
     }
 
     /// The cache's answer to an AUTH of ours.
     pub(super) fn our_auth(&mut self, lets_in: bool, frame: &Frame, buf: &[u8]) -> Result<(), End> {
-        if frame.kind == Kind::Error || frame.text(buf) != Some(b"OK") {
+        if frame.kind == Kind::Error {
             let text = String::from_utf8_lossy(frame.text(buf).unwrap_or_default()).into_owned();
             if lets_in {
                 return Err(shut_out(&text));
             }
             return self.sign_in_failed(text);
         }
+        if frame.marker != b'+' || frame.text(buf) != Some(b"OK") {
+            // Of another command: replies and requests no longer fit together.
+            return Err(End::ServerMalformed("the cache did not answer an AUTH".to_owned()));
+        }
         if matches!(self.renewal, Renewal::Sent) {
             self.renewal = Renewal::Idle;
             self.hurry = false;
         }
+        self.last_failure = None;
         self.metrics.sign_ins_again.add(1);
         self.handle.signed_in(self.clock.now());
-        if lets_in {
-            self.release();
-        }
+        self.release();
         Ok(())
     }
 
@@ -134,7 +156,7 @@ impl Session {
         );
         self.handle.sign_in_failed(self.clock.now());
         self.last_failure = Some(text.into_boxed_str());
-        if self.hold == Hold::UntilSent {
+        if matches!(self.hold, Hold::UntilSent | Hold::UntilSignedIn) {
             self.release();
         }
         Ok(())
@@ -145,9 +167,6 @@ impl Session {
         if self.in_multi {
             return "a transaction was open all the while (MULTI without EXEC)".to_owned();
         }
-        if matches!(self.renewal, Renewal::Sent) {
-            return "a call that blocks was in front of it".to_owned();
-        }
         if self.streaming_request.is_some() {
             return "a request was on its way all the while".to_owned();
         }
@@ -156,6 +175,8 @@ impl Session {
         }
         match &self.last_failure {
             Some(text) => format!("the last try failed ({text})"),
+            None if matches!(self.renewal, Renewal::Sent) => "the cache did not answer".to_owned(),
+            None if !self.is_settled() => "a call that blocks was in front of it".to_owned(),
             None => "there was no time for it".to_owned(),
         }
     }

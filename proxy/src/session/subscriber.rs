@@ -114,6 +114,11 @@ impl Session {
         if of_subscribers || self.in_multi {
             return Ok(Entry::Judge);
         }
+        let passes_through = matches!(self.standing, Standing::PassThrough { .. });
+        if passes_through && !settled && matches!(kind, Special::Auth | Special::Hello) {
+            // The answer to a wrong AUTH behind other commands might be left out (see `may_sign_in`).
+            return Ok(Entry::Wait);
+        }
         let answered_here = matches!(kind, Special::Auth | Special::Hello | Special::ClientReply);
         if self.lift.asked {
             if id.is_some_and(|id| id.command().name == "ping" && id.command().container.is_none()) {
