@@ -160,6 +160,8 @@ fn auth_and_hello_in_the_session() {
         // RESET makes it the default user's, which is off; we sign in before anything follows.
         client.send("RESET\r\nACL WHOAMI\r\nPING\r\n").await;
         assert_eq!(client.lines(4).await, ["+RESET", "$6", "iam-ro", "+PONG"]);
+        client.send("CLIENT REPLY OFF\r\nRESET\r\nPING\r\nCLIENT REPLY SKIP\r\nRESET\r\nPING\r\n").await;
+        assert_eq!(client.lines(3).await, ["+RESET", "+PONG", "+PONG"]);
         assert!(world.tokens.minted.load(Ordering::Relaxed) >= 2);
         assert_eq!(client.ask("QUIT").await, "+OK");
         assert_eq!(client.rest().await, "");

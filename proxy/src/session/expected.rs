@@ -69,8 +69,11 @@ pub enum Expect {
     Local(Box<[u8]>),
     /// The server's reply is swallowed and this takes its place.
     Replace(Box<[u8]>),
-    /// The reply of `RESET`, which passes; subscriptions are gone with it.
-    Reset,
+    /// The reply of `RESET`, which passes if the client wants it; subscriptions are gone with it.
+    Reset {
+        /// The client does not: it comes behind a `CLIENT REPLY SKIP`.
+        muted: bool,
+    },
     /// The reply to an AUTH of ours: swallowed, and looked at.
     OurAuth {
         /// Whether the session is nobody until then, as after a RESET.

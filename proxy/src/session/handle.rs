@@ -151,7 +151,7 @@ impl Handle {
         Some(self.sign_in_failed_at.load(Ordering::Relaxed)).filter(|at| *at != 0)
     }
 
-    pub(super) fn sign_in_failed(&self, now: i64) {
+    pub(crate) fn sign_in_failed(&self, now: i64) {
         self.sign_in_failed_at.store(now, Ordering::Relaxed);
     }
 }

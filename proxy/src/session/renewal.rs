@@ -23,7 +23,7 @@ const END_AT: f64 = 0.993;
 /// The part of the life between two tries: 108 s of 12 hours.
 const BETWEEN_TRIES: f64 = 0.0025;
 /// How long a fetched password may wait for its boundary. AWS takes a token for 900 s.
-pub(super) const KEEP_PASSWORD_MS: i64 = 600_000;
+pub(crate) const KEEP_PASSWORD_MS: i64 = 600_000;
 
 /// What a connection's age asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,11 +57,11 @@ pub fn due(life: Duration, lived: Duration, failed: Option<Duration>, jitter: u8
 }
 
 /// The password on its way.
-pub(super) type Fetching = Pin<Box<dyn Future<Output = Result<Option<SecretString>, String>> + Send>>;
+pub(crate) type Fetching = Pin<Box<dyn Future<Output = Result<Option<SecretString>, String>> + Send>>;
 
 /// Where a fresh sign-in stands.
 #[derive(Default)]
-pub(super) enum Renewal {
+pub(crate) enum Renewal {
     /// None is under way.
     #[default]
     Idle,

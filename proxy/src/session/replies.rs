@@ -252,7 +252,8 @@ impl Session {
                         _ => Fate::Swallow,
                     });
                 }
-                Expect::Reset => {
+                Expect::Reset { muted } => {
+                    let muted = *muted;
                     self.expected.pop();
                     if !failed {
                         if first != Some(b"RESET") {
@@ -262,7 +263,7 @@ impl Session {
                         self.resp3 = false;
                         self.lift.spoken = false;
                     }
-                    return Ok(Fate::Pass(None));
+                    return Ok(if muted { Fate::Swallow } else { Fate::Pass(None) });
                 }
                 Expect::OurAuth { lets_in } => {
                     let lets_in = *lets_in;

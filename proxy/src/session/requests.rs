@@ -364,11 +364,13 @@ impl Session {
 
     /// `RESET` makes the connection the default user's: nothing follows it before we have signed in again.
     fn reset(&mut self) -> Result<Verdict, End> {
+        // After OFF it is answered, after SKIP it is not.
+        let muted = self.replying == Replying::Skip;
         self.replying = Replying::On;
         self.change_multi(false);
         self.watching = false;
         self.lift.asked = false;
-        self.expected.push(Expect::Reset);
+        self.expected.push(Expect::Reset { muted });
         match &mut self.standing {
             Standing::Ours(_) => {
                 self.hold = Hold::UntilLetIn;

@@ -325,10 +325,11 @@ async fn round(twins: &Twins, seed: u64) -> usize {
         let mut resets = 0;
         for _ in 0..requests {
             if dice.one_in(150) {
-                // Nothing more in this batch: the answer to the server's own AUTH is taken out behind it.
-                direct.extend_from_slice(b"RESET\r\n");
+                // Nothing more in this batch: the answer to the server's own AUTH is taken out behind it. A PING in
+                // front takes what a SKIP may have left.
+                direct.extend_from_slice(b"PING\r\nRESET\r\n");
                 direct.extend_from_slice(TOKEN_AUTH.as_bytes());
-                proxied.extend_from_slice(b"RESET\r\n");
+                proxied.extend_from_slice(b"PING\r\nRESET\r\n");
                 model = Model::default();
                 resets += 1;
                 break;
@@ -353,7 +354,7 @@ async fn round(twins: &Twins, seed: u64) -> usize {
     }
     let compared = twin.compared;
     // Nobody subscribes, replies are on, no transaction is open: both still answer.
-    twin.send_each(format!("RESET\r\n{TOKEN_AUTH}").as_bytes(), b"RESET\r\n").await;
+    twin.send_each(format!("PING\r\nRESET\r\n{TOKEN_AUTH}").as_bytes(), b"PING\r\nRESET\r\n").await;
     twin.drop_direct_after(b"+RESET\r\n", 1).await;
     twin.settle().await;
     twin.send("FLUSHALL\r\n").await;

@@ -263,6 +263,9 @@ impl Twin {
                 panic!("{}\nthe proxy gave no {:?}", self.story(), show(&expected));
             };
             (self.rules)(&mut got);
+            if got != expected {
+                got = self.overtaken(&expected, got);
+            }
             assert!(
                 got == expected,
                 "{}\nthe server: {}\nthe proxy:  {}",
@@ -274,6 +277,24 @@ impl Twin {
             seen.push(frame);
         }
         seen
+    }
+
+    /// An answer of the proxy's own does not wait for an invalidation that the server sends a moment before it
+    /// would have given that answer: looks for the invalidation behind what `got` the better of it.
+    fn overtaken(&mut self, expected: &[u8], got: Frame) -> Frame {
+        if !expected.starts_with(b">2\r\n$10\r\ninvalidate") {
+            return got;
+        }
+        for at in 0..self.proxied.frames.len().min(4) {
+            let mut frame = self.proxied.frames[at].clone();
+            (self.rules)(&mut frame);
+            if frame == expected {
+                self.proxied.frames.remove(at);
+                self.proxied.frames.push_front(got);
+                return frame;
+            }
+        }
+        got
     }
 
     fn story(&self) -> String {
