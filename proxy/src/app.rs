@@ -17,6 +17,7 @@ use crate::accept::{Places, listeners};
 use crate::admin;
 use crate::audit::{Sink, Writer};
 use crate::clock::{CoarseClock, unix_ms};
+use crate::cluster::Budget;
 use crate::cluster::map::Maps;
 use crate::config::Config;
 use crate::credentials::Secrets;
@@ -60,6 +61,8 @@ pub struct Shared {
     pub sessions: Arc<Sessions>,
     /// What is known of the clusters' slots.
     pub maps: Maps,
+    /// What all sessions together may hold of replies that several nodes give.
+    pub merging: Arc<Budget>,
     /// What happens to sign-ins to caches.
     pub logins: Logins,
     /// What addresses fail to sign in.
@@ -149,6 +152,7 @@ impl App {
             dialer,
             sessions: Arc::default(),
             maps: Maps::default(),
+            merging: Budget::new(config.merged_reply_bytes),
             logins: Logins::default(),
             failed_sign_ins: FailedSignIns::new(config.failed_sign_ins_per_minute),
             limit_log: Throttle::new(30),

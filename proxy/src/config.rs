@@ -93,6 +93,9 @@ pub struct Config {
     /// `KEYSTILE_MAX_REPLY_NESTING`: how deep a reply's arrays, maps and sets may be in each other, default 128, 8 to
     /// 1,024.
     pub max_reply_nesting: usize,
+    /// `KEYSTILE_MERGED_REPLY_BYTES`: what all sessions together may hold of replies that several nodes of a cluster
+    /// give, default 268,435,456, 1 MiB to 1 TiB.
+    pub merged_reply_bytes: usize,
     /// `KEYSTILE_SLOW_CLIENT_S`: how long a client may take nothing of what waits for it, default 900 s; 0 is for
     /// ever.
     pub slow_client: Duration,
@@ -186,6 +189,13 @@ impl Config {
             max_request_bytes: number("KEYSTILE_MAX_REQUEST_BYTES", 1 << 30, 1 << 20, 1 << 40)?,
             max_reply_nesting: usize::try_from(number("KEYSTILE_MAX_REPLY_NESTING", 128, 8, 1_024)?)
                 .unwrap_or(128),
+            merged_reply_bytes: usize::try_from(number(
+                "KEYSTILE_MERGED_REPLY_BYTES",
+                256 << 20,
+                1 << 20,
+                1 << 40,
+            )?)
+            .unwrap_or(usize::MAX),
             slow_client: seconds("KEYSTILE_SLOW_CLIENT_S", 900, 0, 86_400)?,
             auth_timeout: seconds("KEYSTILE_AUTH_TIMEOUT_S", 30, 1, 600)?,
             dial_timeout: seconds("KEYSTILE_DIAL_TIMEOUT_S", 5, 1, 60)?,

@@ -472,6 +472,7 @@ fn start(
         }),
         map: shared.maps.of(&admission.database),
         reached: (Arc::clone(&shared.deployment), address),
+        budget: Arc::clone(&shared.merging),
         split_mset: admission.database.labels.get(SPLIT_MSET).is_some_and(|value| value == "true"),
         database: admission.database,
     });

@@ -178,9 +178,9 @@ metrics! {
         "secret", "token", "host_rule", "protocol", "other",
     ]), "keystile_refusals_total", "counter", "kind";
     /// Connections that a limit turned away or ended, by limit.
-    limits: Counters<12> = Counters::new([
+    limits: Counters<13> = Counters::new([
         "proxy", "user", "database", "failed_sign_ins", "first_byte", "handshake", "auth", "before_auth",
-        "request", "reply", "slow_client", "other",
+        "request", "reply", "slow_client", "merging", "other",
     ]),
         "keystile_limit_refusals_total", "counter", "limit";
     /// Sessions that ended, by reason.
@@ -286,6 +286,7 @@ mod tests {
             "request",
             "reply",
             "slow_client",
+            "merging",
         ] {
             metrics.limits.add(word);
             assert_eq!(metrics.limits.value(word), 1);

@@ -149,7 +149,7 @@ impl ClusterSession {
         let Some(entry) = self.order.at(piece.number) else { return false };
         let speaker = Speaker::of(entry.label);
         let slot = match (&entry.awaiting, piece.part) {
-            (Awaiting::Fan(fan), Some(part)) => fan.parts.get(part).map_or(NO_SLOT, |part| part.slot),
+            (Awaiting::Fan(fan), Some(part)) => fan.part(part).map_or(NO_SLOT, |part| part.slot),
             _ => entry.slot,
         };
         let Again::Elsewhere(redirect) = again else { return speaker != Speaker::Script };
@@ -189,7 +189,7 @@ impl ClusterSession {
         }
         match (&mut entry.awaiting, piece.part) {
             (Awaiting::Fan(fan), Some(part)) => {
-                let part = fan.parts.get_mut(part)?;
+                let part = fan.part_mut(part)?;
                 // It was for that node alone.
                 if part.node.is_some() {
                     return None;
@@ -224,11 +224,7 @@ impl ClusterSession {
     fn hold_piece(&mut self, piece: Piece) {
         let Some(entry) = self.order.at(piece.number) else { return };
         match (&mut entry.awaiting, piece.part) {
-            (Awaiting::Fan(fan), Some(part)) => {
-                if let Some(part) = fan.parts.get_mut(part) {
-                    part.progress = Progress::Held;
-                }
-            }
+            (Awaiting::Fan(fan), Some(part)) => fan.set(part, Progress::Held),
             (awaiting, _) => *awaiting = Awaiting::Held,
         }
     }
@@ -238,7 +234,7 @@ impl ClusterSession {
         let Some(entry) = self.order.at(piece.number) else { return false };
         let of_replica = entry.of_replica;
         let own = match (&entry.awaiting, piece.part) {
-            (Awaiting::Fan(fan), Some(part)) => fan.parts.get(part).and_then(|part| part.request.clone()),
+            (Awaiting::Fan(fan), Some(part)) => fan.part(part).and_then(|part| part.request.clone()),
             _ => None,
         };
         let request = own.unwrap_or_else(|| Box::from(self.order.request(piece.number)));
@@ -255,11 +251,7 @@ impl ClusterSession {
         link.send(&request, piece.number, piece.part.unwrap_or(0));
         if let Some(entry) = self.order.at(piece.number) {
             match (&mut entry.awaiting, piece.part) {
-                (Awaiting::Fan(fan), Some(part)) => {
-                    if let Some(part) = fan.parts.get_mut(part) {
-                        part.progress = Progress::Sent(id);
-                    }
-                }
+                (Awaiting::Fan(fan), Some(part)) => fan.set(part, Progress::Sent(id)),
                 (awaiting, _) => *awaiting = Awaiting::Link(id),
             }
         }
@@ -305,8 +297,8 @@ impl ClusterSession {
             match &entry.awaiting {
                 Awaiting::Held => held.push(Piece { number, part: None }),
                 Awaiting::Fan(fan) => {
-                    let parts = fan.parts.iter().enumerate();
-                    let parts = parts.filter(|(_, part)| matches!(part.progress, Progress::Held));
+                    let parts = fan.parts().iter().enumerate();
+                    let parts = parts.filter(|(_, part)| matches!(part.progress(), Progress::Held));
                     held.extend(parts.map(|(part, _)| Piece { number, part: Some(part) }));
                 }
                 _ => {}
@@ -342,7 +334,7 @@ impl ClusterSession {
             }
             let Some(entry) = self.order.at(piece.number) else { continue };
             let (slot, node) = match (&entry.awaiting, piece.part) {
-                (Awaiting::Fan(fan), Some(part)) => match fan.parts.get(part) {
+                (Awaiting::Fan(fan), Some(part)) => match fan.part(part) {
                     Some(part) => (part.slot, part.node.clone()),
                     None => continue,
                 },
@@ -370,11 +362,7 @@ impl ClusterSession {
             let Some(entry) = self.order.at(piece.number) else { continue };
             let label = entry.label;
             match (&mut entry.awaiting, piece.part) {
-                (Awaiting::Fan(fan), Some(part)) => {
-                    if let Some(part) = fan.parts.get_mut(part) {
-                        part.progress = Progress::Done(trouble.words.clone());
-                    }
-                }
+                (Awaiting::Fan(fan), Some(part)) => fan.set(part, Progress::Done(trouble.words.clone())),
                 _ => {
                     self.order.answer(piece.number, trouble.words.clone());
                     self.journal.failed(label, "CLUSTERDOWN", "the slot was not served in time");

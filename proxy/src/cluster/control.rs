@@ -1,9 +1,6 @@
 //! What the session does beside passing commands: the map, signing in, and what changes how it speaks.
 
 use std::borrow::Cow;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use keystile_resp::encode::{self, Protocol};
 use keystile_resp::reply::Kind;
@@ -21,9 +18,6 @@ use crate::session::auth_local::check_user;
 use crate::session::auth_request;
 use crate::session::special::c_string;
 use crate::session::{End, Replying, Standing};
-
-/// The password on its way, while we sign in again.
-pub(super) type Fetching = Pin<Box<dyn Future<Output = Result<Option<SecretString>, String>> + Send>>;
 
 /// The map.
 impl ClusterSession {
@@ -104,81 +98,8 @@ impl ClusterSession {
     }
 }
 
-/// Signing in.
+/// New links.
 impl ClusterSession {
-    /// Fetches a password where a sign-in is due, and sends AUTH once it is there.
-    pub(super) fn poll_fetching(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.sign_in_due && self.fetching.is_none() && self.may_sign_in() {
-            match &self.standing {
-                Standing::Ours(sign_in) => self.fetching = Some(sign_in.password()),
-                _ => self.sign_in_due = false,
-            }
-        }
-        let Some(fetching) = &mut self.fetching else { return Ok(false) };
-        let Poll::Ready(password) = fetching.as_mut().poll(cx) else { return Ok(false) };
-        self.fetching = None;
-        if !self.may_sign_in() {
-            // A transaction or subscription began meanwhile: later, with a fresh password.
-            return Ok(false);
-        }
-        self.sign_in_due = false;
-        match password {
-            Ok(Some(password)) => self.sign_in(&password),
-            Ok(None) => self.release(),
-            Err(error) => return Err(End::SignIn(error)),
-        }
-        Ok(true)
-    }
-
-    /// AUTH is refused in a transaction and would be answered oddly to a RESP2 subscriber, and its place must
-    /// be between two requests.
-    pub(super) fn may_sign_in(&mut self) -> bool {
-        !self.in_transaction()
-            && !self.is_watching()
-            && self.may_auth_beside_subscriptions()
-            && self.streaming_request.is_none()
-            && self.finishing.is_none()
-    }
-
-    /// On each link; those that are being dialled have a fresh token.
-    fn sign_in(&mut self, password: &SecretString) {
-        let request = auth(&self.journal.facts().db_user, password);
-        let mut asked = false;
-        for (_, link) in self.links.iter_mut() {
-            if link.is_up() {
-                link.ask(&request, Own::SignIn);
-                asked = true;
-            }
-        }
-        if !asked {
-            self.release();
-        }
-    }
-
-    /// The answer to an AUTH of ours.
-    pub(super) fn signed_in(&mut self, kind: Kind, bytes: &[u8]) -> Result<(), End> {
-        if kind == Kind::Error || bytes != b"+OK\r\n" {
-            let text = String::from_utf8_lossy(bytes.get(1..).unwrap_or_default()).trim_end().to_owned();
-            return Err(End::SignIn(format!(
-                "a node of the cache did not let this session in again ({text}): connect again"
-            )));
-        }
-        self.metrics.sign_ins_again.add(1);
-        if self.links.find(|link| link.is_asked(Own::SignIn)).is_none() {
-            self.handle.signed_in(self.clock.now());
-        }
-        self.release();
-        Ok(())
-    }
-
-    /// Requests go on, if nothing of a sign-in is missing.
-    pub(super) fn release(&mut self) {
-        if self.links.find(|link| link.is_asked(Own::SignIn)).is_some() {
-            return;
-        }
-        self.hold = false;
-    }
-
     /// A new link did not take what the session has set: it is no use.
     pub(super) fn unwilling(&mut self, id: LinkId, bytes: &[u8]) -> Result<(), End> {
         let text = String::from_utf8_lossy(bytes.get(1..).unwrap_or_default()).trim_end().to_owned();
@@ -205,7 +126,8 @@ impl ClusterSession {
             self.answer(incoming.label(), checked.err().unwrap_or_else(|| b"+OK\r\n".to_vec()), muted);
             return Ok(Taken::Yes);
         };
-        if !self.order.is_empty() {
+        // It goes alone, here and to the other links, like every AUTH.
+        if !self.order.is_empty() || self.owes_anything() {
             return Ok(Taken::No);
         }
         let password = secret(password);
@@ -250,7 +172,7 @@ impl ClusterSession {
                 return Ok(Taken::Yes);
             }
         };
-        if !self.order.is_empty() {
+        if !self.order.is_empty() || (hello.auth.is_some() && self.owes_anything()) {
             return Ok(Taken::No);
         }
         let passes_through = matches!(self.standing, Standing::PassThrough { .. });
@@ -403,6 +325,8 @@ impl ClusterSession {
         self.barrier = None;
         self.forget_transaction();
         self.forget_subscriptions();
+        // After OFF it is answered, after SKIP it is not.
+        let muted = self.replying == Replying::Skip;
         self.replying = Replying::On;
         self.readonly = false;
         self.settings.reset();
@@ -410,15 +334,14 @@ impl ClusterSession {
         self.caching = None;
         match &mut self.standing {
             Standing::Ours(_) => {
-                self.fetching = None;
-                self.sign_in_due = false;
+                self.forget_sign_in();
                 self.handle.signed_in(self.clock.now());
             }
             Standing::PassThrough { admitted, .. } => *admitted = false,
             Standing::Open => {}
         }
         self.note(incoming);
-        self.answer(incoming.label(), b"+RESET\r\n".to_vec(), false);
+        self.answer(incoming.label(), b"+RESET\r\n".to_vec(), muted);
         Ok(Taken::Yes)
     }
 
@@ -484,7 +407,7 @@ fn is_yes_or_no(args: &[Cow<'_, [u8]>]) -> bool {
     args.get(2).is_some_and(|word| word.eq_ignore_ascii_case(b"yes") || word.eq_ignore_ascii_case(b"no"))
 }
 
-fn auth(db_user: &str, password: &SecretString) -> Vec<u8> {
+pub(super) fn auth(db_user: &str, password: &SecretString) -> Vec<u8> {
     let mut request = Vec::new();
     encode::request(&mut request, &[b"AUTH", db_user.as_bytes(), password.expose_secret().as_bytes()]);
     request

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use keystile_model::database::Endpoint;
+use keystile_resp::encode;
 
 use super::ClusterSession;
-use super::fan::{Fan, Join, MOST_BYTES, Part, Progress};
+use super::fan::{Fan, Join, MOST_BYTES, Part, Progress, TooMuch};
 use super::merge::{self, Answer};
 use super::order::Awaiting;
 use super::plan::{self, Merge, Plan};
@@ -35,11 +36,13 @@ impl ClusterSession {
                 self.send_fan(incoming, parts, Join::Split(Box::new(split)), barrier)
             }
             Plan::AllPrimaries(how) => {
-                let parts: Vec<Part> = self.map.primaries().cloned().map(Part::of_node).collect();
+                let parts: Vec<Part> =
+                    self.map.primaries().cloned().map(|node| Part::of_node(node, None)).collect();
                 self.send_to_all(incoming, parts, how)
             }
             Plan::AllNodes(how) => {
-                let parts: Vec<Part> = self.map.nodes().cloned().map(Part::of_node).collect();
+                let parts: Vec<Part> =
+                    self.map.nodes().cloned().map(|node| Part::of_node(node, None)).collect();
                 self.send_to_all(incoming, parts, how)
             }
             Plan::Named => self.send_to_named(incoming, args),
@@ -68,7 +71,7 @@ impl ClusterSession {
             let text = format!("there is no such node; there are {}", nodes.join(", "));
             return self.refuse(incoming, &Refused::new(incoming.id, "ERR", "cluster", text));
         };
-        let part = Part { request: Some(request.into_boxed_slice()), ..Part::of_node(node) };
+        let part = Part::of_node(node, Some(request.into_boxed_slice()));
         self.send_fan(incoming, vec![part], Join::Merge(Merge::OneSucceeded), true)
     }
 
@@ -96,9 +99,9 @@ impl ClusterSession {
     /// The answers to a step of a `SCAN` are there: the reply, or `None` where another step follows.
     fn go_on_scanning(&mut self, number: u64, fan: Fan, mut scan: Box<Scan>) -> Option<Vec<u8>> {
         let replies: Vec<&[u8]> = fan
-            .parts
+            .parts()
             .iter()
-            .map(|part| match &part.progress {
+            .map(|part| match part.progress() {
                 Progress::Done(bytes) => bytes.as_slice(),
                 _ => &[],
             })
@@ -115,7 +118,7 @@ impl ClusterSession {
             Step::Done(reply) => Some(reply),
             Step::Ask { node, requests, replies } => {
                 let parts = questions(&node, requests, replies);
-                let fan = Fan { parts, join: Join::Scan(scan), bytes: 0 };
+                let fan = Fan::new(parts, Join::Scan(scan), &self.budget);
                 if let Some(entry) = self.order.at(number) {
                     entry.awaiting = Awaiting::Fan(Box::new(fan));
                 }
@@ -134,7 +137,7 @@ impl ClusterSession {
             return false;
         }
         // Its other parts go the same way: one of them is enough.
-        if fan.parts.iter().any(|part| !matches!(part.progress, Progress::Held)) {
+        if fan.parts().iter().any(|part| !matches!(part.progress(), Progress::Held)) {
             return true;
         }
         if let Join::Scan(scan) = std::mem::replace(&mut fan.join, Join::Done)
@@ -148,8 +151,13 @@ impl ClusterSession {
     /// One reply of the parts' for command `number`; `None` where more parts follow. A replica that could not be
     /// reached has no reply.
     pub(super) fn join(&mut self, number: u64, mut fan: Fan) -> Option<Vec<u8>> {
-        if fan.bytes > MOST_BYTES {
-            return Some(merge::too_long(fan.parts.len(), MOST_BYTES));
+        match fan.too_much() {
+            Some(TooMuch::Long) => return Some(merge::too_long(fan.parts().len(), MOST_BYTES)),
+            Some(TooMuch::Crowded) => {
+                self.metrics.limits.add("merging");
+                return Some(crowded());
+            }
+            None => {}
         }
         match std::mem::replace(&mut fan.join, Join::Done) {
             Join::Scan(scan) => return self.go_on_scanning(number, fan, scan),
@@ -159,8 +167,17 @@ impl ClusterSession {
     }
 }
 
+/// The error where other sessions' replies take all the memory that there is for this.
+fn crowded() -> Vec<u8> {
+    let mut out = Vec::new();
+    let text = "the proxy holds as many replies of several nodes as it may (KEYSTILE_MERGED_REPLY_BYTES): try \
+                again, or ask for less (SCAN instead of KEYS)";
+    encode::error(&mut out, "ERR keystile:", text);
+    out
+}
+
 fn joined(fan: &Fan) -> Vec<u8> {
-    let replies = fan.parts.iter().filter_map(|part| match &part.progress {
+    let replies = fan.parts().iter().filter_map(|part| match part.progress() {
         Progress::Done(bytes) if !bytes.is_empty() => Some((part, bytes.as_slice())),
         _ => None,
     });
@@ -184,7 +201,7 @@ fn joined(fan: &Fan) -> Vec<u8> {
 /// Requests that are sent together to one node: a part for each reply.
 fn questions(node: &Endpoint, requests: Vec<u8>, replies: usize) -> Vec<Part> {
     let mut requests = requests.into_boxed_slice();
-    let part = |_| Part { request: Some(std::mem::take(&mut requests)), ..Part::of_node(node.clone()) };
+    let part = |_| Part::of_node(node.clone(), Some(std::mem::take(&mut requests)));
     (0..replies).map(part).collect()
 }
 

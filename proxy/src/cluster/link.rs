@@ -17,6 +17,8 @@ pub(super) type LinkId = u16;
 
 /// Bytes at the front of what was received that are done with before the rest is moved there.
 const COMPACT_AT: usize = 64 * 1024;
+/// Bytes that may wait for a link that is being dialled before the client is read no further.
+const MOST_STAGED: usize = 1024 * 1024;
 /// Longest answer to a question of ours.
 pub(super) const MOST_OWN: usize = 4 * 1024 * 1024;
 
@@ -404,7 +406,10 @@ impl Link {
 
     /// Encrypts what is staged and sends what the socket takes. False while something waits.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> bool {
-        let State::Up(leg) = &mut self.state else { return true };
+        let State::Up(leg) = &mut self.state else {
+            // While it is dialled no more is taken on than fits here.
+            return self.has_ended() || self.staged.len() < MOST_STAGED;
+        };
         if !self.proof.is_empty() {
             let written = leg.write(&self.proof);
             self.proof.clear();

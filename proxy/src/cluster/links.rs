@@ -209,7 +209,7 @@ impl ClusterSession {
         for number in lost {
             self.order.answer(number, words.clone());
             // A HELLO or an AUTH of the client's, perhaps.
-            self.release();
+            self.hold = false;
         }
         self.transaction_lost(id);
         self.subscriptions_lost(id);
@@ -265,8 +265,8 @@ impl ClusterSession {
         if link.is_asked(Own::Slots) {
             self.waits_for_map = false;
         }
-        if failed_sign_in || link.is_asked(Own::SignIn) {
-            self.release();
+        if failed_sign_in {
+            self.hold = false;
         }
         self.transaction_lost(id);
         self.subscriptions_lost(id);

@@ -15,6 +15,7 @@
 
 mod again;
 pub mod answers;
+mod budget;
 mod buffers;
 mod control;
 mod fan;
@@ -32,6 +33,7 @@ mod replies;
 mod requests;
 pub mod scan;
 mod settings;
+mod sign_in;
 pub mod slots;
 pub mod split;
 mod transaction;
@@ -44,6 +46,7 @@ use keystile_model::database::{Database, Endpoint};
 use keystile_resp::request;
 use secrecy::SecretString;
 
+pub use budget::Budget;
 pub use link::{Dial, Dialing};
 
 use crate::clock::CoarseClock;
@@ -53,10 +56,10 @@ use crate::session::gate::Gate;
 use crate::session::handle::{Cut, CutKind, Handle, Orders};
 use crate::session::journal::Journal;
 use crate::session::leg::Leg;
+use crate::session::renewal::Renewal;
 use crate::session::{End, FAREWELL, MOST_UNANSWERED, Parts, Replying, Standing, TO_BOUNDARY, last_words};
 use again::Trouble;
 use answers::OneNode;
-use control::Fetching;
 use link::{Link, LinkId, Purpose};
 use links::Links;
 use map::SharedMap;
@@ -84,6 +87,8 @@ pub struct ClusterParts {
     pub split_mset: bool,
     /// The deployment, and the address by which the client reached the proxy.
     pub reached: (Arc<str>, Endpoint),
+    /// What all sessions together may hold of replies of several nodes.
+    pub budget: Arc<Budget>,
 }
 
 /// A reply that passes while it comes.
@@ -170,15 +175,19 @@ pub struct ClusterSession {
     handle: Arc<Handle>,
     clock: Arc<CoarseClock>,
     metrics: Arc<Metrics>,
-    fetching: Option<Fetching>,
     /// The password and the name that the client offered, until the cache took them.
     offered: (Option<SecretString>, Option<Vec<u8>>),
-    /// A fresh sign-in is due at the next moment that allows one.
-    sign_in_due: bool,
+    /// Where a fresh sign-in stands.
+    renewal: Renewal,
+    /// The IAM life is nearly over: requests wait for the sign-in.
+    hurry: bool,
+    /// Why the last sign-in failed.
+    last_failure: Option<Box<str>>,
     /// Requests wait until the cache has let us in, or has answered what changes how it speaks.
     hold: bool,
     /// Bytes that waited for the client at the last look.
     unsent: usize,
+    budget: Arc<Budget>,
     finishing: Option<End>,
     counted: (u64, u64),
     begun: bool,
@@ -188,7 +197,7 @@ impl ClusterSession {
     /// Puts a session together.
     #[must_use]
     pub fn new(own: ClusterParts) -> Box<Self> {
-        let ClusterParts { parts, database, dial, map: shared_map, split_mset, reached } = own;
+        let ClusterParts { parts, database, dial, map: shared_map, split_mset, reached, budget } = own;
         let (deployment, address) = reached;
         let limits = request::Limits { whole: WHOLE_REQUEST, ..parts.limits.0 };
         let mut links = Links::default();
@@ -235,11 +244,13 @@ impl ClusterSession {
             handle: parts.handle,
             clock: parts.clock,
             metrics: parts.metrics,
-            fetching: None,
             offered: (None, None),
-            sign_in_due: false,
+            renewal: Renewal::Idle,
+            hurry: false,
+            last_failure: None,
             hold: false,
             unsent: 0,
+            budget,
             finishing: None,
             counted: (0, 0),
             begun: false,
@@ -291,7 +302,7 @@ impl ClusterSession {
 
     /// One look at everything. True where something moved, so that another look is due.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut moved = self.poll_fetching(cx)?;
+        let mut moved = self.poll_sign_in(cx)?;
         moved |= self.poll_dials(cx)?;
         moved |= self.poll_trouble(cx);
         moved |= self.poll_subscriptions(cx);
@@ -363,13 +374,14 @@ impl ClusterSession {
             }
             self.gate = gate;
         }
-        if orders.sign_in {
-            self.sign_in_due = true;
+        if orders.sign_in || orders.hurry {
+            self.sign_in_is_due(orders.hurry);
         }
-        if orders.hurry && self.sign_in_due && self.may_sign_in() {
-            self.hold = true;
+        let mut cut = orders.cut?;
+        if cut.kind == CutKind::IamLife {
+            cut.text = format!("{}: {}", cut.text, self.why_not_signed_in());
         }
-        orders.cut.map(End::Cut)
+        Some(End::Cut(cut))
     }
 
     /// Answers the client in the order of its requests.
@@ -399,6 +411,9 @@ impl ClusterSession {
         }
         if let End::Malformed(error) = end {
             self.journal.malformed(&error.to_string());
+            if error.is_limit() {
+                self.metrics.limits.add("request");
+            }
         }
         self.journal.close(end.as_str(), &end.text());
         self.metrics.session_ends.add(end.as_str());

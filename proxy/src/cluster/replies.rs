@@ -7,7 +7,7 @@ use keystile_resp::encode;
 use keystile_resp::reply::{Frame, Kind, Step};
 
 use super::again::Piece;
-use super::fan::{Fan, Join, MOST_BYTES, Progress};
+use super::fan::{Fan, Join, Progress};
 use super::link::{LinkId, MOST_OWN, Own};
 use super::order::{Awaiting, Entry, Meaning};
 use super::{ClusterSession, Streaming, buffers};
@@ -437,7 +437,7 @@ impl ClusterSession {
         if !fan.is_done() {
             return Ok(moved);
         }
-        let fan = std::mem::replace(&mut **fan, Fan { parts: Vec::new(), join: Join::Done, bytes: 0 });
+        let fan = std::mem::replace(&mut **fan, Fan::new(Vec::new(), Join::Done, &self.budget));
         let Some(reply) = self.join(number, fan) else { return Ok(true) };
         let reply = self.moved_in_vain(&reply).map_or(reply, Vec::from);
         if reply.first() == Some(&b'-') {
@@ -455,17 +455,16 @@ impl ClusterSession {
         let number = self.order.first();
         let Some(entry) = self.order.front() else { return Ok(false) };
         let Awaiting::Fan(fan) = &mut entry.awaiting else { return Ok(false) };
-        let Some((index, part)) = fan.part_of(id) else { return Ok(false) };
+        let Some(index) = fan.part_of(id) else { return Ok(false) };
         let Some(link) = self.links.get(id) else { return Ok(false) };
-        if let Progress::Coming(_, bytes) = &mut part.progress {
+        if let Some(bytes) = fan.coming(index) {
             let step = link.peek().map_err(|error| End::ServerMalformed(error.to_string()))?;
             let Step::Body { len, end } = step else {
                 self.head(id, out)?;
                 return Ok(false);
             };
             let mut bytes = std::mem::take(bytes);
-            fan.bytes += len;
-            if fan.bytes <= MOST_BYTES {
+            if fan.keeps(len) {
                 bytes.extend_from_slice(link.bytes(len));
             } else {
                 bytes = Vec::new();
@@ -474,7 +473,7 @@ impl ClusterSession {
             if end {
                 link.settle();
             }
-            part_of(fan, index, if end { Progress::Done(bytes) } else { Progress::Coming(id, bytes) });
+            fan.set(index, if end { Progress::Done(bytes) } else { Progress::Coming(id, bytes) });
             return Ok(true);
         }
         let (frame, is_long) = match self.head(id, out)? {
@@ -498,8 +497,8 @@ impl ClusterSession {
             }
         }
         if let Some(Entry { awaiting: Awaiting::Fan(fan), .. }) = self.order.front() {
-            fan.bytes += bytes.len();
-            part_of(fan, index, if is_long { Progress::Coming(id, bytes) } else { Progress::Done(bytes) });
+            let bytes = if fan.keeps(bytes.len()) { bytes } else { Vec::new() };
+            fan.set(index, if is_long { Progress::Coming(id, bytes) } else { Progress::Done(bytes) });
         }
         Ok(true)
     }
@@ -510,11 +509,5 @@ impl ClusterSession {
         let code = String::from_utf8_lossy(frame.error_code(bytes).unwrap_or(b"ERR")).into_owned();
         let text = String::from_utf8_lossy(frame.text(bytes).unwrap_or_default()).into_owned();
         self.journal.failed(label, &code, &redact::error(CommandId::new(label), &text));
-    }
-}
-
-fn part_of(fan: &mut Fan, index: usize, progress: Progress) {
-    if let Some(part) = fan.parts.get_mut(index) {
-        part.progress = progress;
     }
 }

@@ -69,8 +69,11 @@ impl ClusterSession {
     }
 
     /// Whether a request may be taken on at all.
-    fn takes_on(&self) -> bool {
-        !self.hold && self.finishing.is_none() && self.order.has_room(LOCAL_BACKLOG)
+    fn takes_on(&mut self) -> bool {
+        !self.hold
+            && !self.waits_for_sign_in()
+            && self.finishing.is_none()
+            && self.order.has_room(LOCAL_BACKLOG)
     }
 
     /// Reads the client once, and takes on what is there. True where something moved.
@@ -391,7 +394,7 @@ impl ClusterSession {
         }
         self.note(incoming);
         let number = self.order.next();
-        let fan = Fan { parts, join, bytes: 0 };
+        let fan = Fan::new(parts, join, &self.budget);
         let mut entry = Entry::new(Awaiting::Fan(Box::new(fan)), incoming.label(), self.take_muted());
         entry.of_replica = self.readonly && incoming.id.is_some_and(plan::only_reads);
         if barrier {
@@ -408,11 +411,12 @@ impl ClusterSession {
         let Some(entry) = self.order.at(number) else { return };
         let of_replica = entry.of_replica;
         let Awaiting::Fan(fan) = &mut entry.awaiting else { return };
-        let mut fan = std::mem::replace(fan, Box::new(Fan { parts: Vec::new(), join: Join::Done, bytes: 0 }));
-        for (index, part) in fan.parts.iter_mut().enumerate() {
-            if !matches!(part.progress, Progress::Held) {
+        let mut fan = std::mem::replace(fan, Box::new(Fan::new(Vec::new(), Join::Done, &self.budget)));
+        for index in 0..fan.parts().len() {
+            let Some(part) = fan.part_mut(index).filter(|part| matches!(part.progress(), Progress::Held))
+            else {
                 continue;
-            }
+            };
             let link = match &part.node {
                 Some(node) => {
                     let is_primary = self.map.primaries().any(|primary| primary == node);
@@ -423,7 +427,7 @@ impl ClusterSession {
                 None => self.link_of_slot(part.slot),
             };
             let request: &[u8] = part.request.as_deref().unwrap_or_else(|| self.order.request(number));
-            part.progress = match link.and_then(|id| Some((id, self.links.get(id)?))) {
+            let progress = match link.and_then(|id| Some((id, self.links.get(id)?))) {
                 Some((id, link)) => {
                     if let Some(caching) = &self.caching {
                         link.ask(caching, Own::Swallow);
@@ -434,6 +438,7 @@ impl ClusterSession {
                 }
                 None => Progress::Done(NOBODY.to_vec()),
             };
+            fan.set(index, progress);
         }
         if let Some(entry) = self.order.at(number) {
             entry.awaiting = Awaiting::Fan(fan);

@@ -1,0 +1,130 @@
+//! Slots that move, and nodes that fail.
+
+use std::time::{Duration, Instant};
+
+use keystile_resp::slot;
+
+use super::support;
+use super::support::encoded;
+use super::{key_of, run, world};
+
+#[test]
+fn a_slot_that_moves_under_load_keeps_its_order() {
+    run(async {
+        let (world, cluster) = world(3, 0).await;
+        let key = "{moving}counter";
+        let moving = slot::of_key(key.as_bytes());
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        assert_eq!(client.command(&["SET", key, "0"]).await, "+OK");
+        let mover = {
+            let home = cluster.owner(moving);
+            tokio::task::spawn_blocking(move || {
+                for round in 1..=6 {
+                    cluster.move_slot(moving, (home + round) % 3);
+                    std::thread::sleep(Duration::from_millis(30));
+                }
+                cluster
+            })
+        };
+        let mut count = 0;
+        while !mover.is_finished() || count < 3_000 {
+            let mut request = Vec::new();
+            for number in 0..50 {
+                request.extend(encoded(&["INCR", key]));
+                request.extend(encoded(&["SET", &format!("other{number}"), "x"]));
+                request.extend(encoded(&["MGET", "{moving}counter", "{moving}none"]));
+            }
+            client.send(request).await;
+            for _ in 0..50 {
+                count += 1;
+                assert_eq!(client.reply().await, format!(":{count}"));
+                assert_eq!(client.reply().await, "+OK");
+                let both = client.reply().await;
+                // With later commands of the slot on their way it cannot be sent again in their order.
+                assert!(both == format!("[{count} (nil)]") || both.starts_with("-TRYAGAIN"), "{both}");
+            }
+        }
+        mover.await.unwrap();
+        let metrics = world.http("/metrics").await;
+        let redirects = metrics.lines().find(|line| line.contains("word=\"moved\"")).unwrap();
+        assert!(!redirects.ends_with(" 0"), "{redirects}");
+    });
+}
+
+#[test]
+fn asking_and_waiting_while_a_slot_is_between_two_nodes() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let slot = slot::of_key(b"{m}");
+        assert_eq!(client.command(&["MSET", "{m}a", "1", "{m}b", "2"]).await, "+OK");
+        let to = 1 - cluster.owner(slot);
+        let from = cluster.begin_move(slot, to);
+        cluster.move_keys(from, to, &["{m}a"]);
+        let mut request = Vec::new();
+        for _ in 0..20 {
+            request.extend(encoded(&["GET", "{m}a"]));
+            request.extend(encoded(&["GET", "{m}b"]));
+            request.extend(encoded(&["SET", "{m}new", "3"]));
+        }
+        client.send(request).await;
+        for _ in 0..20 {
+            assert_eq!(client.reply().await, "1");
+            assert_eq!(client.reply().await, "2");
+            assert_eq!(client.reply().await, "+OK");
+        }
+        // Half of its keys here, half there: it waits until they are together.
+        let began = Instant::now();
+        client.send(encoded(&["MGET", "{m}a", "{m}b", "{m}new"])).await;
+        let ending = tokio::task::spawn_blocking(move || {
+            std::thread::sleep(Duration::from_millis(400));
+            cluster.end_move(slot, from, to);
+            cluster
+        });
+        assert_eq!(client.reply().await, "[1 2 3]");
+        assert!(began.elapsed() >= Duration::from_millis(350), "{:?}", began.elapsed());
+        let _cluster = ending.await.unwrap();
+        assert_eq!(client.command(&["GET", "{m}new"]).await, "3");
+    });
+}
+
+#[test]
+fn a_failover_under_load() {
+    run(async {
+        let (world, mut cluster) = world(3, 1).await;
+        let (doomed, safe) = (key_of(&cluster, 0), key_of(&cluster, 1));
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        assert_eq!(client.command(&["SET", &doomed, "1"]).await, "+OK");
+        assert_eq!(client.command(&["SET", &safe, "1"]).await, "+OK");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let blocked = encoded(&["BLPOP", &format!("{{{doomed}}}list"), "0"]);
+        client.send(blocked).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        cluster.nodes[0].kill();
+        let killed = Instant::now();
+        assert!(client.reply().await.contains("whether the command was executed is unknown"));
+        assert_eq!(client.command(&["GET", &safe]).await, "1", "the others go on");
+        assert!(killed.elapsed() < Duration::from_millis(800), "{:?}", killed.elapsed());
+        let slot = slot::of_key(doomed.as_bytes());
+        let promotion = tokio::task::spawn_blocking(move || {
+            support::cluster::wait("a replica is promoted", || {
+                cluster.nodes[3].ok(&["ROLE"]) != cluster.nodes[4].ok(&["ROLE"])
+                    && cluster.nodes[3].ask(&["GET", "x"]) != support::cluster::Reply::Null
+                    && matches!(cluster.nodes[3].ok(&["ROLE"]), support::cluster::Reply::List(role) if role[0].text() == "master")
+            });
+            (Instant::now(), cluster)
+        });
+        let mut answer = client.command(&["GET", &doomed]).await;
+        while answer.starts_with('-') {
+            answer = client.command(&["GET", &doomed]).await;
+        }
+        let answered = Instant::now();
+        assert_eq!(answer, "1");
+        let (promoted, mut cluster) = promotion.await.unwrap();
+        assert!(answered.saturating_duration_since(promoted) < Duration::from_secs(2));
+        assert_eq!(client.command(&["SET", &doomed, "2"]).await, "+OK");
+        cluster.nodes[0].start();
+        assert_eq!(client.command(&["GET", &doomed]).await, "2");
+        assert_eq!(cluster.owner(slot), 3);
+    });
+}

@@ -1,0 +1,242 @@
+//! Channels, shard channels, key events and invalidations.
+
+use std::time::Duration;
+
+use keystile_resp::slot;
+
+use super::support;
+use super::support::encoded;
+use super::{key_of, run, world};
+
+#[test]
+fn subscriptions_in_both_protocols() {
+    run(async {
+        let (world, mut cluster) = world(3, 1).await;
+        let mut publisher = world.routed("alice", "sessions", "iam-admin").await;
+        let mut two = world.routed("alice", "sessions", "iam-admin").await;
+        let mut three = world.routed("alice", "sessions", "iam-admin").await;
+        assert!(three.command(&["HELLO", "3"]).await.contains("proto :3"));
+        let (here, there) = (key_of(&cluster, 0), key_of(&cluster, 1));
+        for (client, mark) in [(&mut two, ""), (&mut three, ">")] {
+            client.send(encoded(&["SUBSCRIBE", "news", "more"])).await;
+            assert_eq!(client.reply().await, format!("{mark}[subscribe news :1]"));
+            assert_eq!(client.reply().await, format!("{mark}[subscribe more :2]"));
+            assert_eq!(client.command(&["PSUBSCRIBE", "n*"]).await, format!("{mark}[psubscribe n* :3]"));
+            assert_eq!(client.command(&["SSUBSCRIBE", &here]).await, format!("{mark}[ssubscribe {here} :1]"));
+            assert_eq!(
+                client.command(&["SSUBSCRIBE", &there]).await,
+                format!("{mark}[ssubscribe {there} :2]")
+            );
+            assert!(client.command(&["SSUBSCRIBE", &here, &there]).await.starts_with("-CROSSSLOT"));
+        }
+        assert!(
+            two.command(&["GET", "x"]).await.starts_with("-ERR Can't execute 'get': only (P|S)SUBSCRIBE")
+        );
+        assert_eq!(two.command(&["PING"]).await, "[pong ]");
+        assert_eq!(three.command(&["GET", "x"]).await, "(nil)");
+        publisher.command(&["PUBLISH", "news", "one"]).await;
+        for (client, mark) in [(&mut two, ""), (&mut three, ">")] {
+            let mut both = [client.reply().await, client.reply().await];
+            both.sort();
+            assert_eq!(both, [format!("{mark}[message news one]"), format!("{mark}[pmessage n* news one]")]);
+        }
+        assert_eq!(publisher.command(&["SPUBLISH", &there, "two"]).await, ":2");
+        assert_eq!(two.reply().await, format!("[smessage {there} two]"));
+        assert_eq!(three.reply().await, format!(">[smessage {there} two]"));
+        // Its slot moves: it is subscribed to at its new home.
+        cluster.move_slot(slot::of_key(there.as_bytes()), 2);
+        let mut heard = ":0".to_owned();
+        for _ in 0..100 {
+            heard = publisher.command(&["SPUBLISH", &there, "three"]).await;
+            if heard == ":2" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(heard, ":2");
+        while two.reply().await != format!("[smessage {there} three]") {}
+        while three.reply().await != format!(">[smessage {there} three]") {}
+        // Of keyspace events each node tells its own.
+        for node in &cluster.nodes {
+            node.ok(&["CONFIG", "SET", "notify-keyspace-events", "KEA"]);
+        }
+        assert_eq!(
+            two.command(&["PSUBSCRIBE", "__keyevent@*__:set"]).await,
+            "[psubscribe __keyevent@*__:set :4]"
+        );
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for node in 0..3 {
+            let key = key_of(&cluster, node);
+            assert_eq!(publisher.command(&["SET", &key, "x"]).await, "+OK");
+            assert_eq!(two.reply().await, format!("[pmessage __keyevent@*__:set __keyevent@0__:set {key}]"));
+        }
+        // The end of it.
+        for (client, mark, all) in [(&mut two, "", 2), (&mut three, ">", 1)] {
+            client.send(encoded(&["PUNSUBSCRIBE"])).await;
+            for left in (0..all).rev() {
+                assert!(client.reply().await.ends_with(&format!(":{}]", left + 2)));
+            }
+            assert_eq!(
+                client.command(&["SUNSUBSCRIBE", &here]).await,
+                format!("{mark}[sunsubscribe {here} :1]")
+            );
+            assert_eq!(
+                client.command(&["SUNSUBSCRIBE", &there]).await,
+                format!("{mark}[sunsubscribe {there} :0]")
+            );
+            client.send(encoded(&["UNSUBSCRIBE"])).await;
+            assert_eq!(client.reply().await, format!("{mark}[unsubscribe more :1]"));
+            assert_eq!(client.reply().await, format!("{mark}[unsubscribe news :0]"));
+            assert_eq!(client.command(&["GET", "x"]).await, "(nil)");
+            assert_eq!(client.command(&["ECHO", "x"]).await, "x");
+        }
+        // A node that held subscriptions is gone: they are placed elsewhere.
+        assert_eq!(three.command(&["SUBSCRIBE", "news"]).await, ">[subscribe news :1]");
+        cluster.nodes[0].kill();
+        let mut heard = String::new();
+        for _ in 0..100 {
+            publisher.command(&["PUBLISH", "news", "four"]).await;
+            if let Ok(reply) = tokio::time::timeout(Duration::from_millis(100), three.reply()).await {
+                heard = reply;
+                break;
+            }
+        }
+        assert_eq!(heard, ">[message news four]");
+    });
+}
+
+#[test]
+fn invalidations_of_all_shards_come_in_one_stream() {
+    run(async {
+        let (world, mut cluster) = world(2, 1).await;
+        let mut client = world.routed("alice", "sessions", "iam-admin").await;
+        let mut other = world.routed("alice", "sessions", "iam-admin").await;
+        assert!(
+            client.command(&["CLIENT", "TRACKING", "ON", "REDIRECT", "1"]).await.contains("REDIRECT names")
+        );
+        client.command(&["HELLO", "3"]).await;
+        assert_eq!(client.command(&["CLIENT", "TRACKING", "ON"]).await, "+OK");
+        assert_eq!(client.command(&["CLIENT", "SETNAME", "me"]).await, "+OK");
+        for node in 0..2 {
+            let key = key_of(&cluster, node);
+            assert_eq!(client.command(&["GET", &key]).await, "(nil)");
+            assert_eq!(other.command(&["SET", &key, "x"]).await, "+OK");
+            assert_eq!(client.reply().await, format!(">[invalidate [{key}]]"));
+        }
+        assert_eq!(client.command(&["CLIENT", "GETNAME"]).await, "me");
+        // Asked for command by command, it goes where the command goes.
+        assert_eq!(client.command(&["CLIENT", "TRACKING", "OFF"]).await, "+OK");
+        assert!(client.command(&["CLIENT", "CACHING", "YES"]).await.starts_with("-ERR CLIENT CACHING"));
+        assert_eq!(client.command(&["CLIENT", "TRACKING", "ON", "OPTIN"]).await, "+OK");
+        let (here, there) = (key_of(&cluster, 0), key_of(&cluster, 1));
+        assert_eq!(client.command(&["CLIENT", "CACHING", "YES"]).await, "+OK");
+        assert_eq!(client.command(&["GET", &there]).await, "x");
+        assert_eq!(client.command(&["GET", &here]).await, "x");
+        assert_eq!(other.command(&["MSET", &here, "y"]).await, "+OK");
+        assert_eq!(other.command(&["SET", &there, "y"]).await, "+OK");
+        assert_eq!(client.reply().await, format!(">[invalidate [{there}]]"));
+        for node in &cluster.nodes[..2] {
+            assert!(node.ok(&["CLIENT", "LIST"]).text().contains("name=me "), "each node knows its name");
+        }
+        cluster.nodes[1].kill();
+        assert_eq!(client.reply().await, ">[invalidate (nil)]");
+    });
+}
+
+#[test]
+fn a_confirmation_that_nobody_awaits_is_no_reply() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        // Where the client signs in itself, its connections stay at RESP2: there confirmations look like replies.
+        let mut legacy = keystile_model::database::Database {
+            kind: keystile_model::database::DatabaseKind::Static,
+            arn: None,
+            auth: keystile_model::database::CacheAuth::PassThrough,
+            ca: Some(std::fs::read_to_string(world.dir.path().join("cache.crt")).unwrap()),
+            cluster_mode: true,
+            ..world.database("legacy")
+        };
+        legacy.endpoint.port = cluster.nodes[0].port;
+        world.put(keystile_model::feed::Entity::StaticDatabase(Box::new(legacy))).await;
+        support::wait_until("it is known", || {
+            world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database("legacy").is_some())
+        })
+        .await;
+        let mut client = world.routed("bob", "legacy", "own").await;
+        assert_eq!(client.command(&["AUTH", "their-own"]).await, "+OK");
+        let shard = key_of(&cluster, 0);
+        for round in 0..50 {
+            assert_eq!(client.command(&["SUBSCRIBE", "news"]).await, "[subscribe news :1]");
+            assert_eq!(client.command(&["SSUBSCRIBE", &shard]).await, format!("[ssubscribe {shard} :1]"));
+            let mut request = encoded(&["UNSUBSCRIBE", "news"]);
+            request.extend(encoded(&["SUNSUBSCRIBE", &shard]));
+            request.extend(encoded(&["ECHO", &round.to_string()]));
+            request.extend(encoded(&["GET", &shard]));
+            request.extend(encoded(&["ECHO", "last"]));
+            client.send(request).await;
+            for expected in [
+                "[unsubscribe news :0]",
+                &format!("[sunsubscribe {shard} :0]"),
+                &round.to_string(),
+                "(nil)",
+                "last",
+            ] {
+                assert_eq!(client.reply().await, expected, "round {round}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_error_to_an_unsubscription_of_ours_is_no_reply() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut two = world.routed("alice", "sessions", "iam-rw").await;
+        let mut three = world.routed("alice", "sessions", "iam-rw").await;
+        assert!(three.command(&["HELLO", "3"]).await.contains("proto :3"));
+        assert_eq!(two.command(&["SUBSCRIBE", "news"]).await, "[subscribe news :1]");
+        assert_eq!(three.command(&["SUBSCRIBE", "news"]).await, ">[subscribe news :1]");
+        for node in &cluster.nodes {
+            node.ok(&["ACL", "SETUSER", "iam-rw", "-unsubscribe"]);
+        }
+        let mut request = encoded(&["UNSUBSCRIBE", "news"]);
+        request.extend(encoded(&["ECHO", "x"]));
+        request.extend(encoded(&["ECHO", "y"]));
+        three.send(&request).await;
+        for expected in [">[unsubscribe news :0]", "x", "y"] {
+            assert_eq!(three.reply().await, expected);
+        }
+        // In RESP2 a connection that stays subscribed is no use: it is closed, and the next one serves.
+        two.send(&request).await;
+        assert_eq!(two.reply().await, "[unsubscribe news :0]");
+        for echo in ["x", "y"] {
+            let reply = two.reply().await;
+            assert!(reply == echo || reply.contains("was lost"), "{reply}");
+        }
+        for node in &cluster.nodes {
+            node.ok(&["PUBLISH", "news", "one"]);
+        }
+        assert_eq!(two.command(&["ECHO", "z"]).await, "z");
+        assert_eq!(three.command(&["ECHO", "z"]).await, "z");
+    });
+}
+
+#[test]
+fn the_names_of_subscriptions_have_a_bound() {
+    run(async {
+        let (world, _cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let name = |number: usize| format!("{number:04}{}", "x".repeat(8 * 1024 - 4));
+        for number in 0..128 {
+            assert!(
+                client.command(&["SUBSCRIBE", &name(number)]).await.ends_with(&format!(":{}]", number + 1))
+            );
+        }
+        let refused = client.command(&["PSUBSCRIBE", "x"]).await;
+        assert!(refused.starts_with("-ERR") && refused.contains("1 MiB"), "{refused}");
+        assert!(client.command(&["UNSUBSCRIBE", &name(3)]).await.ends_with(":127]"));
+        assert!(client.command(&["UNSUBSCRIBE", &name(3)]).await.ends_with(":127]"), "not counted twice");
+        assert_eq!(client.command(&["PSUBSCRIBE", "x"]).await, "[psubscribe x :128]");
+        assert!(client.command(&["SUBSCRIBE", &name(3)]).await.starts_with("-ERR"));
+    });
+}

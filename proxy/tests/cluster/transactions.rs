@@ -1,0 +1,137 @@
+//! MULTI and WATCH.
+
+use std::time::Duration;
+
+use keystile_resp::slot;
+
+use super::support;
+use super::support::encoded;
+use super::{key_of, run, world};
+
+#[test]
+fn a_transaction_stays_on_the_shard_of_its_first_key() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let (here, there) = (key_of(&cluster, 0), key_of(&cluster, 1));
+        for key in [&here, &there] {
+            assert_eq!(client.command(&["MULTI"]).await, "+OK");
+            assert_eq!(client.command(&["PING"]).await, "+QUEUED");
+            assert_eq!(client.command(&["ECHO", "x"]).await, "+QUEUED");
+            assert_eq!(client.command(&["SET", key, "1"]).await, "+QUEUED");
+            assert_eq!(client.command(&["INCR", key]).await, "+QUEUED");
+            assert_eq!(client.command(&["EXEC"]).await, "[+PONG x +OK :2]");
+        }
+        // All in one write, with commands of other slots around it.
+        let mut request = Vec::new();
+        for _ in 0..50 {
+            for words in [
+                &["SET", &here, "a"][..],
+                &["SET", &there, "b"],
+                &["MULTI"],
+                &["GET", &there],
+                &["APPEND", &there, "c"],
+                &["EXEC"],
+                &["GET", &here],
+                &["GET", &there],
+            ] {
+                request.extend(encoded(words));
+            }
+        }
+        client.send(request).await;
+        for _ in 0..50 {
+            for expected in ["+OK", "+OK", "+OK", "+QUEUED", "+QUEUED", "[b :2]", "a", "bc"] {
+                assert_eq!(client.reply().await, expected);
+            }
+        }
+        for (commands, replies) in [
+            (vec!["MULTI", "EXEC"], vec!["+OK", "[]"]),
+            (vec!["MULTI", "PING", "EXEC"], vec!["+OK", "+QUEUED", "[+PONG]"]),
+            (
+                vec!["MULTI", "MULTI", "DISCARD", "PING"],
+                vec!["+OK", "-ERR MULTI calls can not be nested", "+OK", "+PONG"],
+            ),
+            (vec!["EXEC", "DISCARD"], vec!["-ERR EXEC without MULTI", "-ERR DISCARD without MULTI"]),
+            (
+                vec!["MULTI", "ECHO", "EXEC"],
+                vec![
+                    "+OK",
+                    "-ERR wrong number of arguments for 'echo' command",
+                    "-EXECABORT Transaction discarded because of previous errors.",
+                ],
+            ),
+            (
+                vec!["MULTI", "SET a", "EXEC", "PING"],
+                vec![
+                    "+OK",
+                    "-ERR wrong number of arguments for 'set' command",
+                    "-EXECABORT Transaction discarded because of previous errors.",
+                    "+PONG",
+                ],
+            ),
+        ] {
+            client.send(commands.join("\r\n") + "\r\n").await;
+            for reply in replies {
+                assert_eq!(client.reply().await, reply, "{commands:?}");
+            }
+        }
+        // A key of another slot, and a command that never passes.
+        for other in
+            [format!("GET {here}"), "MONITOR".to_owned(), "SCAN 0".to_owned(), "MGET a b c".to_owned()]
+        {
+            client.send(format!("MULTI\r\nSET {there} lost\r\n{other}\r\nEXEC\r\nGET {there}\r\n")).await;
+            assert_eq!(client.reply().await, "+OK");
+            assert_eq!(client.reply().await, "+QUEUED");
+            assert!(client.reply().await.starts_with('-'), "{other}");
+            assert!(client.reply().await.starts_with("-EXECABORT"), "{other}");
+            assert_eq!(client.reply().await, "bc");
+        }
+    });
+}
+
+#[test]
+fn watched_keys() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let mut other = world.routed("alice", "sessions", "iam-rw").await;
+        let (here, there) = (key_of(&cluster, 0), key_of(&cluster, 1));
+        for (changed, expected) in [(&here, "[+OK]"), (&there, "(nil)")] {
+            assert_eq!(client.command(&["WATCH", &there]).await, "+OK");
+            assert!(!client.command(&["GET", &here]).await.is_empty());
+            assert_eq!(other.command(&["SET", changed, "x"]).await, "+OK");
+            client.send(format!("MULTI\r\nSET {there} mine\r\nEXEC\r\n")).await;
+            assert_eq!(client.reply().await, "+OK");
+            assert_eq!(client.reply().await, "+QUEUED");
+            assert_eq!(client.reply().await, expected);
+        }
+        assert_eq!(client.command(&["WATCH", &there]).await, "+OK");
+        assert!(client.command(&["WATCH", &here]).await.starts_with("-CROSSSLOT"));
+        assert_eq!(client.command(&["UNWATCH"]).await, "+OK");
+        assert_eq!(client.command(&["WATCH", &here]).await, "+OK");
+        // Its slot moves: nothing of it may be done, and the next try works.
+        let slot = slot::of_key(here.as_bytes());
+        cluster.move_slot(slot, 1);
+        client.send(format!("MULTI\r\nSET {here} half\r\nEXEC\r\n")).await;
+        assert_eq!(client.reply().await, "+OK");
+        assert!(client.reply().await.starts_with("-TRYAGAIN keystile:"));
+        assert!(client.reply().await.starts_with("-EXECABORT"));
+        client.send(format!("MULTI\r\nSET {here} whole\r\nEXEC\r\nGET {here}\r\n")).await;
+        for expected in ["+OK", "+QUEUED", "[+OK]", "whole"] {
+            assert_eq!(client.reply().await, expected);
+        }
+        // The node is gone: what was watched is not any more.
+        assert_eq!(client.command(&["WATCH", &here]).await, "+OK");
+        let mut cluster = cluster;
+        cluster.nodes[1].kill();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        cluster.nodes[1].start();
+        support::cluster::wait("it is back", || {
+            cluster.nodes[1].ok(&["CLUSTER", "INFO"]).text().contains("cluster_state:ok")
+        });
+        client.send(format!("MULTI\r\nSET {here} x\r\nEXEC\r\nGET {here}\r\n")).await;
+        for expected in ["+OK", "+QUEUED", "(nil)", "(nil)"] {
+            assert_eq!(client.reply().await, expected);
+        }
+    });
+}
