@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use crate::refusal::Refusal;
 use crate::route::Target;
 use crate::session::gate::Gate;
+use crate::session::gates;
 use crate::session::handle::{Cut, CutKind};
 use crate::upstream::managed::not_looked_at;
 
@@ -90,7 +91,7 @@ pub fn admit(
     let gate = compiled(&grant)?;
     let plan = plan(policy, database, &db_user)?;
     ready(policy, database, &db_user, &plan)?;
-    Ok(Admission { database: Arc::clone(database), db_user, plan, grant, gate: Arc::new(gate), rule })
+    Ok(Admission { database: Arc::clone(database), db_user, plan, grant, gate, rule })
 }
 
 /// Whether a live session that signed in by `signed_in` may go on, and by which grant; `now` in Unix seconds.
@@ -102,7 +103,7 @@ pub fn may_go_on(
     identity: &ClientIdentity,
     (database, db_user, signed_in): (&Database, &str, &Plan),
     now: i64,
-) -> Result<(SessionGrant, Gate), Cut> {
+) -> Result<(SessionGrant, Arc<Gate>), Cut> {
     let cut = |kind, text: String| Cut { kind, text };
     let known = policy.database(database.name.as_str()).filter(|known| {
         known.arn == database.arn && known.endpoint == database.endpoint && known.kind == database.kind
@@ -182,8 +183,8 @@ fn granted(
     }
 }
 
-fn compiled(grant: &SessionGrant) -> Result<Gate, Refusal> {
-    Gate::compile(grant).map_err(|error| {
+fn compiled(grant: &SessionGrant) -> Result<Arc<Gate>, Refusal> {
+    gates::gate(grant).map_err(|error| {
         Refusal::Unsupported(format!("{error}; have the role corrected with 'keystile edit role'"))
     })
 }

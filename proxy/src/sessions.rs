@@ -274,11 +274,13 @@ impl Overseer {
             let verdict = judged.entry(key).or_insert_with(|| {
                 let route = (live.database.as_ref(), live.db_user.as_str(), &live.plan);
                 may_go_on(policy, &live.identity, route, now.unix_timestamp())
-                    .map(|(grant, gate)| (Arc::new(grant), Arc::new(gate)))
+                    .map(|(grant, gate)| (Arc::new(grant), gate))
             });
             match verdict {
                 Err(cut) => live.handle.order(|orders| orders.cut = Some(cut.clone())),
-                Ok((grant, gate)) if **gate != *live.gate || **grant != *live.grant => {
+                Ok((grant, gate))
+                    if (!Arc::ptr_eq(gate, &live.gate) && **gate != *live.gate) || **grant != *live.grant =>
+                {
                     let given = Arc::clone(gate);
                     live.handle.order(|orders| orders.gate = Some(given));
                     (live.grant, live.gate) = (Arc::clone(grant), Arc::clone(gate));

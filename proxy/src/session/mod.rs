@@ -12,6 +12,7 @@ pub(crate) mod auth_local;
 pub mod auth_request;
 pub mod expected;
 pub mod gate;
+pub mod gates;
 pub mod handle;
 pub mod journal;
 pub mod judge;
