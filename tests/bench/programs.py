@@ -179,18 +179,27 @@ class Ground:
             "KEYSTILE_AUDIT_FILE": str(self.work / "audit.jsonl"),
             "KEYSTILE_DRAIN_S": "1",
         }
-        route = self._route()
-        client = Client(listen, route["server_name"], *(Path(route[name]) for name in ("ca", "cert", "key")))
+        client = self._client(listen, "alice", "orders")
         return Target("keystile", client, command=[self.root / "target/release/keystile-proxy"],
                       environment=environment, ready_url=f"http://127.0.0.1:{metrics}/readyz",
                       log=self.work / "keystile.log")
 
-    def _route(self):
-        """Alice signs in and takes a certificate for the one route to `orders` as `iam-rw`."""
-        environment = {**os.environ, **self.env, "KEYSTILE_HOME": str(self.root / "target/local/home/alice")}
-        for words in (["login"], ["db", "config", "orders", "--db-user", "iam-rw", "--format", "json"]):
-            done = subprocess.run([self.env["KEYSTILE_BIN"], *words], env=environment, text=True,
-                                  stdin=subprocess.DEVNULL, capture_output=True, check=False)
-            if done.returncode:
-                raise Failed(f"`keystile {' '.join(words)}` ended with {done.returncode}: {done.stderr.strip()}")
-        return json.loads(done.stdout)
+    def same_proxy(self, name, target, person, database):
+        """The same process, reached by somebody else or for another database."""
+        return Target(name, self._client(target.client.port, person, database), pid=target.pid)
+
+    def _client(self, port, person, database):
+        """Somebody signs in and takes a certificate for the one route to a database as `iam-rw`."""
+        self.keystile_does(person, "login")
+        made = self.keystile_does(person, "db", "config", database, "--db-user", "iam-rw", "--format", "json")
+        route = json.loads(made)
+        return Client(port, route["server_name"], *(Path(route[name]) for name in ("ca", "cert", "key")))
+
+    def keystile_does(self, person, *words, text=None):
+        """The command's standard output."""
+        environment = {**os.environ, **self.env, "KEYSTILE_HOME": str(self.root / "target/local/home" / person)}
+        done = subprocess.run([self.env["KEYSTILE_BIN"], *words], env=environment, text=True, input=text or "",
+                              capture_output=True, check=False)
+        if done.returncode:
+            raise Failed(f"`keystile {' '.join(words)}` ended with {done.returncode}: {done.stderr.strip()}")
+        return done.stdout

@@ -67,9 +67,9 @@ class Results:
         values = self.values(name, metric).values()
         return median(values) if values else None
 
-    def ratios(self, metric):
-        """Of the proxy to the relay, each of one round."""
-        ours, floor = self.values("keystile", metric), self.values("relay", metric)
+    def ratios(self, metric, over="keystile", under="relay"):
+        """Of one target to another, each of one round."""
+        ours, floor = self.values(over, metric), self.values(under, metric)
         return [ours[number] / floor[number] for number in ours if floor.get(number, 0) > 0]
 
     def noise(self):
@@ -80,6 +80,11 @@ class Results:
             if values:
                 worst = max(worst, (max(values) - min(values)) / median(values))
         return worst
+
+
+def middle(values):
+    """Their median, if there are any."""
+    return median(values) if values else None
 
 
 def verdict(row, value):
@@ -94,7 +99,7 @@ def text(results):
     """The whole report for people."""
     header = ["CPU (unless named)", *results.names, "÷ relay", "rounds", "must", "aim", ""]
     lines = [header, *(_line(results, row) for row in ROWS)]
-    parts = [_aligned(lines), "", _aligned(_rates(results))]
+    parts = [aligned(lines), "", aligned(_rates(results))]
     for name, problems in results.problems.items():
         parts += [f"INVALID {name}: {problem}" for problem in problems]
     return "\n".join(parts)
@@ -103,7 +108,7 @@ def text(results):
 def _line(results, row):
     cells = [_number(results.median(name, row.metric), row.digits) for name in results.names]
     ratios = results.ratios(row.metric)
-    ratio = median(ratios) if ratios else None
+    ratio = middle(ratios)
     spread = f"{min(ratios):.2f}–{max(ratios):.2f}" if ratios else "–"
     judged = results.median("keystile", row.metric) if row.absolute else ratio
     bound = "≤ {:g} KiB" if row.absolute else "≤ {:.2f}"
@@ -126,7 +131,8 @@ def _number(value, digits):
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _aligned(lines):
+def aligned(lines):
+    """Columns, the first one to the left."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
