@@ -98,6 +98,11 @@ fn a_refusal_in_a_transaction_aborts_it() {
             assert!(alice.line().await.starts_with("-EXECABORT"), "{refused}");
             assert_eq!(alice.line().await, "+PONG", "{refused}");
         }
+        // A MULTI in a MULTI is refused by the server, and the first one goes on.
+        assert_eq!(alice.ask("MULTI").await, "+OK");
+        assert!(alice.ask("MULTI").await.starts_with("-ERR "));
+        assert!(alice.ask("CLIENT REPLY ON").await.starts_with("-ERR keystile: 'CLIENT REPLY' was refused"));
+        assert!(alice.ask("EXEC").await.starts_with("-EXECABORT"));
         alice.send("MULTI\r\nSET a 1\r\nEXEC\r\n").await;
         assert_eq!(alice.lines(4).await, ["+OK", "+QUEUED", "*1", "+OK"]);
     });
@@ -543,5 +548,26 @@ fn a_pass_through_database_takes_the_client_s_own_password() {
         assert_eq!(world.tokens.minted.load(Ordering::Relaxed), 0);
         let mut bob = world.routed("bob", "silent", "own").await;
         assert!(bob.ask("PING").await.contains("does not say how to sign in"));
+    });
+}
+
+#[test]
+fn an_exec_that_a_subscriber_may_not_send_lets_go_of_what_is_watched() {
+    run(async {
+        let world = World::start(&[]).await;
+        let mut client = world.routed("alice", "orders", "iam-rw").await;
+        assert_eq!(client.command(&["SET", "{t}a", "1"]).await, "+OK");
+        assert_eq!(client.command(&["WATCH", "{t}a"]).await, "+OK");
+        assert_eq!(client.command(&["SET", "{t}a", "2"]).await, "+OK");
+        assert_eq!(client.command(&["SUBSCRIBE", "c"]).await, "[subscribe c :1]");
+        let refused = client.command(&["EXEC"]).await;
+        assert!(
+            refused.starts_with("-EXECABORT Transaction discarded because of: Can't execute 'exec'"),
+            "{refused}"
+        );
+        assert_eq!(client.command(&["UNSUBSCRIBE", "c"]).await, "[unsubscribe c :0]");
+        assert_eq!(client.command(&["MULTI"]).await, "+OK");
+        assert_eq!(client.command(&["GET", "{t}a"]).await, "+QUEUED");
+        assert_eq!(client.command(&["EXEC"]).await, "[2]");
     });
 }

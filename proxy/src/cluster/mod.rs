@@ -18,6 +18,7 @@ pub mod answers;
 mod budget;
 mod buffers;
 mod control;
+mod dialect;
 mod fan;
 mod fanout;
 mod fast;

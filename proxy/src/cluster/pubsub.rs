@@ -17,6 +17,7 @@ use keystile_resp::slot;
 use tokio::time::{Duration, Instant, Sleep};
 
 use super::ClusterSession;
+use super::dialect::refuses_to_leave;
 use super::link::{LinkId, Own, Purpose, Whisper};
 use super::order::{Awaiting, Meaning, NO_SLOT};
 use super::plan::CROSS_SLOT;
@@ -25,6 +26,7 @@ use super::slots::Redirect;
 use super::value::Value;
 use crate::session::expected::Topic;
 use crate::session::judge::Refused;
+use crate::session::subscriber::refusal_for_a_subscriber;
 use crate::session::{End, Standing};
 
 /// Names that a session may be subscribed to.
@@ -136,6 +138,12 @@ impl ClusterSession {
         !self.settings.resp3 && !self.subscriptions.is_empty()
     }
 
+    /// Whether a subscription of the client's is not confirmed yet: what it may say next depends on the answer.
+    #[inline]
+    pub(super) fn is_subscribing(&mut self) -> bool {
+        self.order.front().is_some_and(|front| matches!(front.meaning, Meaning::Acks { .. }))
+    }
+
     /// `SUBSCRIBE` and its kin. All before is answered first: confirmations of RESP3 are no replies, so nothing
     /// but this puts them in their place.
     pub(super) fn subscribe(
@@ -185,6 +193,12 @@ impl ClusterSession {
         if !self.order.is_empty() {
             return Ok(Taken::No);
         }
+        if self.subscriptions.is_empty() && refuses_to_leave(&self.database) {
+            let mut words = Vec::new();
+            let text = format!("'{}' command executed not in subscribed mode", word(topic, false));
+            encode::error(&mut words, "NOSUB", &text);
+            return self.answer_error(incoming, &words);
+        }
         self.note(incoming);
         self.take_muted();
         let given = args.get(1..).unwrap_or_default();
@@ -233,21 +247,18 @@ impl ClusterSession {
 
     /// What a RESP2 client that subscribes may not say, in the servers' words.
     pub(super) fn refuse_subscriber(&mut self, incoming: &Incoming<'_>) -> Result<Taken, End> {
-        if incoming.id.is_some_and(|id| id.command().name == "ping") {
+        let is_ping =
+            incoming.id.is_some_and(|id| id.command().name == "ping" && id.command().container.is_none());
+        if is_ping && incoming.request.argc <= 2 {
             let mut answer = b"*2\r\n$4\r\npong\r\n".to_vec();
             encode::bulk(&mut answer, incoming.args().get(1).map(AsRef::as_ref).unwrap_or_default());
             self.answer_here(incoming, &answer);
             return Ok(Taken::Yes);
         }
-        let name = incoming.request.name(incoming.buf).unwrap_or_default();
-        let name =
-            String::from_utf8_lossy(name.get(..name.len().min(64)).unwrap_or_default()).to_ascii_lowercase();
-        let mut words = Vec::new();
-        let text = format!(
-            "Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
-             context"
-        );
-        encode::error(&mut words, "ERR", &text);
+        if incoming.id.is_some_and(|id| id.command().name == "exec") {
+            self.unwatch_unseen();
+        }
+        let words = refusal_for_a_subscriber(incoming.id, incoming.request, incoming.buf);
         self.answer_error(incoming, &words)
     }
 

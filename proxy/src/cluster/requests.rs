@@ -235,6 +235,9 @@ impl ClusterSession {
         if let Some(taken) = self.told_address(incoming) {
             return taken;
         }
+        if self.is_subscribing() {
+            return Ok(Taken::No);
+        }
         let circumstances = Circumstances {
             gate: &self.gate,
             admitted: self.is_admitted(),

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use keystile_resp::command::CommandId;
 use keystile_resp::encode;
 
+use super::dialect::not_in_a_transaction;
 use super::link::{LinkId, Own};
 use super::order::{Awaiting, Entry, Meaning, NO_SLOT};
 use super::plan::{self, CROSS_SLOT, Local, Plan};
@@ -21,6 +22,7 @@ use super::{Barrier, ClusterSession};
 use crate::session::End;
 use crate::session::judge::Refused;
 use crate::session::special::{Special, special};
+use crate::session::subscriber::UNWATCH;
 
 /// Bytes of commands that wait for the first key of a transaction.
 const MOST_QUEUED: usize = 1024 * 1024;
@@ -107,7 +109,7 @@ impl ClusterSession {
             return self.send_pinned(incoming, link, slot, Meaning::Plain);
         }
         if self.in_transaction() {
-            return self.answer_error(incoming, b"-ERR MULTI calls can not be nested\r\n");
+            return self.not_here(incoming, true);
         }
         if let Some(Watch { link, slot, .. }) = self.transaction.watch {
             let taken = self.send_pinned(incoming, link, slot, Meaning::Plain)?;
@@ -326,7 +328,10 @@ impl ClusterSession {
             // It says that it is not allowed there.
             Phase::Pinned { link, slot } => return self.send_pinned(incoming, link, slot, Meaning::Plain),
             Phase::None => {}
-            _ => return self.answer_error(incoming, b"-ERR WATCH inside MULTI is not allowed\r\n"),
+            _ if incoming.request.argc == 1 => {
+                return self.poisoning(incoming, b"-ERR wrong number of arguments for 'watch' command\r\n");
+            }
+            _ => return self.not_here(incoming, false),
         }
         let slot = match plan::plan(incoming.id, args, plan::Context::default()) {
             Plan::Slot(slot) => slot,
@@ -370,6 +375,23 @@ impl ClusterSession {
             self.forget_transaction();
         }
         Ok(taken)
+    }
+
+    /// On a server an `EXEC` that is refused ends in nothing being watched.
+    pub(super) fn unwatch_unseen(&mut self) {
+        if let Some(watch) = self.transaction.watch
+            && let Some(link) = self.links.get(watch.link)
+        {
+            link.ask(UNWATCH, Own::Swallow);
+        }
+        self.forget_transaction();
+    }
+
+    /// A `MULTI`, or else a `WATCH`, inside a transaction that is at no node yet.
+    fn not_here(&mut self, incoming: &Incoming<'_>, is_multi: bool) -> Result<Taken, End> {
+        let (words, poisons) = not_in_a_transaction(&self.database, is_multi);
+        self.transaction.poisoned |= poisons;
+        self.answer_error(incoming, words)
     }
 
     /// An error that aborts the transaction, as one of a server does.

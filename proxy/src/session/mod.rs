@@ -24,7 +24,7 @@ mod replies;
 mod requests;
 mod sign_in;
 pub mod special;
-mod subscriber;
+pub(crate) mod subscriber;
 pub mod words;
 
 use std::cell::RefCell;

@@ -281,7 +281,9 @@ impl Session {
                     self.expected.pop();
                     if failed {
                         // Inside another one it is an error too, and that one goes on.
-                        if !frame.text(buf).unwrap_or_default().ends_with(b"can not be nested") {
+                        let text = frame.text(buf).unwrap_or_default();
+                        let nested = [b"can not be nested".as_slice(), b"not allowed inside a transaction"];
+                        if !nested.iter().any(|words| text.ends_with(words)) {
                             self.no_multi(change);
                         }
                         self.note_failure(label, frame, buf);

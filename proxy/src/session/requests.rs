@@ -332,7 +332,7 @@ impl Session {
         Ok(Verdict::Drop)
     }
 
-    fn replace(&mut self, answer: Vec<u8>, muted: bool) {
+    pub(super) fn replace(&mut self, answer: Vec<u8>, muted: bool) {
         let answer = if muted { Vec::new() } else { answer };
         self.expected.push(Expect::Replace(answer.into_boxed_slice()));
     }

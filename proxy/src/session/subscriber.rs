@@ -23,6 +23,8 @@ const INVALIDATE: &[u8] = b">2\r\n$10\r\ninvalidate\r\n";
 const INVALIDATE_MESSAGE: &[u8] = b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n";
 /// Longest name and arguments that the server repeats of an unknown command.
 const REPEATED: usize = 128;
+/// What a refused `EXEC` comes to.
+pub(crate) const UNWATCH: &[u8] = b"*1\r\n$7\r\nUNWATCH\r\n";
 
 /// What the leg of a RESP2 client speaks.
 #[derive(Debug, Default)]
@@ -142,16 +144,16 @@ impl Session {
         } else if self.resp3 || self.subscribed == [0; 3] {
             return Ok(Entry::Judge);
         }
-        let text = words_for_a_subscriber(id, request, buf);
+        let answer = refusal_for_a_subscriber(id, request, buf);
         self.journal.failed(label_of(id), "ERR", "not while subscribed");
-        // The server wraps what it says to a refused EXEC.
-        let code = if id.is_some_and(|id| id.command().name == "exec") {
-            "EXECABORT Transaction discarded because of:"
-        } else {
-            "ERR"
-        };
-        let answer = format!("-{code} {}\r\n", text.replace(['\r', '\n'], " ")).into_bytes();
-        if !self.take_muted() {
+        let muted = self.take_muted();
+        if self.watching && id.is_some_and(|id| id.command().name == "exec") {
+            // On a server that ends in nothing being watched.
+            self.watching = false;
+            self.replace(answer, muted);
+            return Ok(Entry::Done(Verdict::Send(UNWATCH.to_vec())));
+        }
+        if !muted {
             self.answer(answer)?;
         }
         Ok(Entry::Done(Verdict::Drop))
@@ -193,6 +195,18 @@ impl Session {
         }
         Some(Rewrite::Front(0, PONG))
     }
+}
+
+/// The server's error for what a RESP2 subscriber may not do.
+pub(crate) fn refusal_for_a_subscriber(id: Option<CommandId>, request: &Request, buf: &[u8]) -> Vec<u8> {
+    let text = words_for_a_subscriber(id, request, buf);
+    // The server wraps what it says to a refused EXEC.
+    let code = if id.is_some_and(|id| id.command().name == "exec") {
+        "EXECABORT Transaction discarded because of:"
+    } else {
+        "ERR"
+    };
+    format!("-{code} {}\r\n", text.replace(['\r', '\n'], " ")).into_bytes()
 }
 
 /// The server's words for what a RESP2 subscriber may not do. It looks at the name and the number of arguments

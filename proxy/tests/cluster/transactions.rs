@@ -135,3 +135,24 @@ fn watched_keys() {
         }
     });
 }
+
+#[test]
+fn an_exec_that_a_subscriber_may_not_send_lets_go_of_what_is_watched() {
+    run(async {
+        let (world, _cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        assert_eq!(client.command(&["SET", "{t}a", "1"]).await, "+OK");
+        assert_eq!(client.command(&["WATCH", "{t}a"]).await, "+OK");
+        assert_eq!(client.command(&["SET", "{t}a", "2"]).await, "+OK");
+        assert_eq!(client.command(&["SUBSCRIBE", "c"]).await, "[subscribe c :1]");
+        let refused = client.command(&["EXEC"]).await;
+        assert!(
+            refused.starts_with("-EXECABORT Transaction discarded because of: Can't execute 'exec'"),
+            "{refused}"
+        );
+        assert_eq!(client.command(&["UNSUBSCRIBE", "c"]).await, "[unsubscribe c :0]");
+        assert_eq!(client.command(&["MULTI"]).await, "+OK");
+        assert_eq!(client.command(&["GET", "{t}a"]).await, "+QUEUED");
+        assert_eq!(client.command(&["EXEC"]).await, "[2]");
+    });
+}

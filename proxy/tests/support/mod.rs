@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod cluster;
+pub mod random;
 pub mod twin;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

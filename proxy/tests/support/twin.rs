@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::cluster::Cluster;
 use super::{Client, TOKEN, Valkey, World, start_valkey};
 
 /// The server counts as done once it said nothing for this long.
@@ -123,9 +124,20 @@ pub struct Twins {
     reference: Valkey,
     straight: Arc<ClientConfig>,
     dir: tempfile::TempDir,
+    /// The cluster that is behind the proxy instead, and its name.
+    cluster: Option<Cluster>,
 }
 
 impl Twins {
+    /// A proxy before a cluster of so many shards, and a single server.
+    pub async fn before_a_cluster(shards: usize) -> Self {
+        let mut twins = Self::start(&[]).await;
+        let cluster = Cluster::start(twins.world.dir.path(), shards, 0);
+        twins.world.serve_cluster(&cluster).await;
+        twins.cluster = Some(cluster);
+        twins
+    }
+
     pub async fn start(settings: &[(&str, &str)]) -> Self {
         let world = World::start(settings).await;
         let dir = tempfile::tempdir().unwrap();
@@ -140,7 +152,7 @@ impl Twins {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Self { world, reference, straight: Arc::new(straight), dir }
+        Self { world, reference, straight: Arc::new(straight), dir, cluster: None }
     }
 
     /// A client of both, signed in.
@@ -151,7 +163,8 @@ impl Twins {
     /// A client of both as a db user of the fixture.
     pub async fn twin_as(&self, db_user: &str, rules: Rules) -> Twin {
         let direct = self.straight_as(self.reference.port, db_user).await;
-        let proxied = self.world.routed("alice", "orders", db_user).await.stream;
+        let database = if self.cluster.is_some() { "sessions" } else { "orders" };
+        let proxied = self.world.routed("alice", database, db_user).await.stream;
         Twin {
             direct: Side::new(direct),
             proxied: Side::new(proxied),
@@ -197,9 +210,11 @@ impl Twin {
 
     /// Sends each side its own.
     pub async fn send_each(&mut self, direct: &[u8], proxied: &[u8]) {
-        let shown = String::from_utf8_lossy(&proxied[..proxied.len().min(2_000)]).into_owned();
-        self.said.push_back(shown);
-        if self.said.len() > 12 {
+        // The long values of the fuzzer say nothing.
+        let mut shown = String::from_utf8_lossy(proxied).replace("abcdefgh\r\n$:*+", "");
+        shown.truncate(shown.floor_char_boundary(20_000));
+        self.said.push_back(format!("{shown}--- ({} equal before)\n", self.compared));
+        if self.said.len() > 6 {
             self.said.pop_front();
         }
         tokio::join!(self.direct.send(direct), self.proxied.send(proxied));
@@ -299,7 +314,7 @@ impl Twin {
 
     fn story(&self) -> String {
         let said: Vec<_> = self.said.iter().map(String::as_str).collect();
-        format!("after {} equal frames, and this:\n{}", self.compared, said.join("---\n"))
+        format!("after {} equal frames, and this:\n{}", self.compared, said.concat())
     }
 
     /// Nothing else came, and both connections still answer alike. For connections that take an ECHO.
