@@ -1,8 +1,7 @@
 //! The discovery port over AWS: one client a service, role and region, made when first asked for; errors as
 //! reasons that a report can show.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_sts::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
@@ -11,6 +10,7 @@ use keystile_model::cloud::{Cloud, CloudError, List, Page, Place, Record, Tags};
 
 use crate::config::AwsConfig;
 use crate::credentials::{CredentialProblem, problem_within};
+use crate::places::Places;
 use crate::{elasticache, memorydb, regions, tags};
 
 /// Clients of one place.
@@ -24,37 +24,29 @@ struct Clients {
 
 /// AWS as discovery and label sync see it.
 #[derive(Debug)]
-pub struct AwsCloud {
-    config: AwsConfig,
-    clients: Mutex<HashMap<Place, Arc<Clients>>>,
-}
+pub struct AwsCloud(Places<Clients>);
 
 impl AwsCloud {
     /// On this configuration; asks nobody yet.
     #[must_use]
     pub fn new(config: AwsConfig) -> Self {
-        Self { config, clients: Mutex::default() }
+        Self(Places::new(config))
     }
 
     fn clients(&self, place: &Place) -> Arc<Clients> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = clients.entry(place.clone()).or_insert_with(|| {
-            let config = self.config.access(place.role.as_ref(), &place.region);
-            Arc::new(Clients {
-                elasticache: aws_sdk_elasticache::Client::new(&config),
-                memorydb: aws_sdk_memorydb::Client::new(&config),
-                tagging: aws_sdk_resourcegroupstagging::Client::new(&config),
-                account: aws_sdk_account::Client::new(&config),
-            })
-        });
-        Arc::clone(made)
+        self.0.clients(place, |config| Clients {
+            elasticache: aws_sdk_elasticache::Client::new(config),
+            memorydb: aws_sdk_memorydb::Client::new(config),
+            tagging: aws_sdk_resourcegroupstagging::Client::new(config),
+            account: aws_sdk_account::Client::new(config),
+        })
     }
 }
 
 #[async_trait]
 impl Cloud for AwsCloud {
     async fn home_account(&self) -> Result<String, CloudError> {
-        let answer = aws_sdk_sts::Client::new(self.config.home())
+        let answer = aws_sdk_sts::Client::new(self.0.home())
             .get_caller_identity()
             .send()
             .await

@@ -10,6 +10,7 @@ pub mod iam_token;
 pub mod kms;
 pub mod lambda;
 mod memorydb;
+mod places;
 mod regions;
 pub mod rotation;
 pub mod secrets;

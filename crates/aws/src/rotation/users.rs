@@ -1,7 +1,6 @@
 //! Users of ElastiCache and MemoryDB, in every account and region that discovery reaches.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_config::retry::RetryConfig;
@@ -12,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::errors::call_error;
 use crate::config::AwsConfig;
+use crate::places::Places;
 
 /// The largest page of both lists.
 const PAGE: i32 = 100;
@@ -27,28 +27,20 @@ struct Clients {
 
 /// The users of the caches' ACLs. One client a service, role and region, made when first asked for.
 #[derive(Debug)]
-pub struct AwsCacheUsers {
-    config: AwsConfig,
-    clients: Mutex<HashMap<Place, Arc<Clients>>>,
-}
+pub struct AwsCacheUsers(Places<Clients>);
 
 impl AwsCacheUsers {
     /// On this configuration; asks nobody yet.
     #[must_use]
     pub fn new(config: AwsConfig) -> Self {
-        Self { config, clients: Mutex::default() }
+        Self(Places::new(config))
     }
 
     fn clients(&self, place: &Place) -> Arc<Clients> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = clients.entry(place.clone()).or_insert_with(|| {
-            let config = self.config.access(place.role.as_ref(), &place.region);
-            Arc::new(Clients {
-                elasticache: aws_sdk_elasticache::Client::new(&config),
-                memorydb: aws_sdk_memorydb::Client::new(&config),
-            })
-        });
-        Arc::clone(made)
+        self.0.clients(place, |config| Clients {
+            elasticache: aws_sdk_elasticache::Client::new(config),
+            memorydb: aws_sdk_memorydb::Client::new(config),
+        })
     }
 }
 
