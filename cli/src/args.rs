@@ -381,7 +381,7 @@ pub(crate) enum Rotate {
         /// Its turn is due now; without a db user everybody's
         #[arg(long)]
         force: bool,
-        /// Change no password: name who would be taken over and what is queued
+        /// Write nothing: name who would be taken over and what is queued
         #[arg(long)]
         dry_run: bool,
         /// Let more users than a fifth of a place lose their tag at once
@@ -389,7 +389,11 @@ pub(crate) enum Rotate {
         allow_removals: bool,
     },
     /// Show how managed db users stand
-    Status,
+    Status {
+        /// One db user, by name or ARN
+        #[arg(long, short = 'u')]
+        db_user: Option<String>,
+    },
     /// Begin no new turn; what is under way is finished
     Pause {
         /// One db user; all without it

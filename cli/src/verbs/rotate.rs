@@ -21,9 +21,12 @@ pub(crate) fn run(context: &Context, verb: Rotate) -> Result<(), Failure> {
         Rotate::Run { db_user, force, dry_run, allow_removals } => {
             tick(context, &RotateRequest { db_user, force, dry_run, allow_removals })
         }
-        Rotate::Status => {
-            let list: RotationList =
+        Rotate::Status { db_user } => {
+            let mut list: RotationList =
                 wait(async { Access::open(context).await?.get("/v1/rotation/status").await })?;
+            if let Some(name) = db_user {
+                list = only(list, &name)?;
+            }
             emit(context, &list)
         }
         Rotate::Pause { db_user } => operate(context, "pause", db_user),
@@ -31,6 +34,16 @@ pub(crate) fn run(context: &Context, verb: Rotate) -> Result<(), Failure> {
         // `--lock` is the word that sessions may end; there is no other way yet.
         Rotate::Now { db_user, lock: _ } => operate(context, "lock", Some(db_user)),
     }
+}
+
+/// The users of this name or ARN.
+fn only(mut list: RotationList, name: &str) -> Result<RotationList, Failure> {
+    list.users.retain(|user| user.name == name || user.arn.as_str() == name);
+    if list.users.is_empty() {
+        return Err(Failure::not_found(format!("no rotation is known of db user {}", printable(name)))
+            .next("keystile rotate status"));
+    }
+    Ok(list)
 }
 
 fn tick(context: &Context, request: &RotateRequest) -> Result<(), Failure> {
@@ -131,10 +144,12 @@ fn report(report: &RotationReport) -> String {
     let users: usize = report.users.values().sum();
     let states: Vec<String> = report.users.iter().map(|(state, count)| format!("{count} {state}")).collect();
     text.push_str(&format!(
-        "{users} managed db users{}{}; {} calls{}{}\n",
+        "{users} managed db user{}{}{}; {} call{}{}{}\n",
+        if users == 1 { "" } else { "s" },
         if states.is_empty() { "" } else { ": " },
         states.join(", "),
         report.calls,
+        if report.calls == 1 { "" } else { "s" },
         if report.complete { "" } else { "; not complete" },
         if report.dry_run { "; nothing was changed" } else { "" },
     ));

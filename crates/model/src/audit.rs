@@ -95,7 +95,8 @@ impl EventKind {
             (Self::Rotation, true) => "KSR02I",
             (Self::Rotation, false) => "KSR02W",
             (Self::RotationLeftAlone, _) => "KSR03W",
-            (Self::RotationWithdrawn, _) => "KSR04I",
+            (Self::RotationWithdrawn, true) => "KSR04I",
+            (Self::RotationWithdrawn, false) => "KSR04W",
             (Self::RotationLocked, _) => "KSR05I",
         }
     }

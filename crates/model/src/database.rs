@@ -166,7 +166,8 @@ impl TryFrom<String> for CacheAuth {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         match text.as_str() {
-            "auto" | "iam" => Ok(Self::Auto),
+            // Which of the two it is, the db user says.
+            "auto" | "iam" | "managed" => Ok(Self::Auto),
             "pass-through" => Ok(Self::PassThrough),
             "none" => Ok(Self::None),
             other => match other.strip_prefix("secret:") {

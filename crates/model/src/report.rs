@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::database::DatabaseKind;
+use crate::db_user::DbUser;
 use crate::removals::Removals;
 
 /// Largest report that is stored, in bytes of JSON: an item of the runtime table ends at 350 KB.
@@ -175,6 +176,10 @@ pub struct UsersReport {
     /// Gone ones.
     #[serde(default)]
     pub remove: Vec<Planned>,
+    /// Managed ones as they would be written, where they are new or changed: only of a dry run that looks at
+    /// users alone, for rotation's own dry run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub managed: Vec<DbUser>,
 }
 
 /// One run of discovery.

@@ -35,6 +35,10 @@ impl Config {
             let days = days.parse().ok().filter(|days| (7..=30).contains(days));
             settings.recovery_days = days.context("KEYSTILE_RECOVERY_DAYS is 7 to 30")?;
         }
+        if let Some(seconds) = optional("KEYSTILE_PASSWORD_HELD_S") {
+            let seconds = seconds.parse().ok().filter(|seconds| (0..=900).contains(seconds));
+            settings.held_s = seconds.context("KEYSTILE_PASSWORD_HELD_S is 0 to 900")?;
+        }
         if let Some(groups) = optional("KEYSTILE_PROXY_GROUPS") {
             settings.proxy_groups = groups.split(',').map(|group| group.trim().to_owned()).collect();
             let named = settings.proxy_groups.iter().all(|group| !group.is_empty());
@@ -83,11 +87,12 @@ mod tests {
             ("KEYSTILE_SECRET_PREFIX", "prod/keystile/"),
             ("KEYSTILE_SECRET_KEY", "alias/secrets"),
             ("KEYSTILE_RECOVERY_DAYS", "7"),
+            ("KEYSTILE_PASSWORD_HELD_S", "0"),
             ("KEYSTILE_PROXY_GROUPS", "default, eu"),
             ("KEYSTILE_ROTATE_EVERY", "1h"),
         ];
         let settings = read(&more).unwrap().settings;
-        assert_eq!((settings.recovery_days, settings.period_s), (7, 3_600));
+        assert_eq!((settings.recovery_days, settings.period_s, settings.held_s), (7, 3_600, 0));
         assert_eq!(settings.proxy_groups, ["default", "eu"]);
         assert_eq!(
             (settings.secret_prefix.as_str(), settings.kms_key.as_deref()),
@@ -102,6 +107,7 @@ mod tests {
             ("KEYSTILE_ACCOUNT_ID", "12"),
             ("KEYSTILE_SECRET_PREFIX", "a b"),
             ("KEYSTILE_RECOVERY_DAYS", "31"),
+            ("KEYSTILE_PASSWORD_HELD_S", "-1"),
             ("KEYSTILE_PROXY_GROUPS", "a,,b"),
             ("KEYSTILE_ROTATE_EVERY", "5m"),
             ("KEYSTILE_ROTATE_EVERY", "91d"),

@@ -1,6 +1,7 @@
 //! What an invocation asks for: the scheduler's tick (anything), or a person's wish by way of functions/access.
 
 use keystile_control::rotate::Operation;
+use keystile_model::db_user::DbUser;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,9 +14,26 @@ pub(crate) enum Wish {
     /// One tick.
     Tick,
     /// One tick now, for a person: perhaps with turns that are due now, perhaps only told.
-    Run { db_user: Option<String>, force: bool, dry_run: bool, allow_removals: bool, by: String },
+    Run(Run),
     /// A pause or its end, or break-glass, which begins with a tick at once.
     Operate { operation: Operation, db_user: Option<String>, by: String },
+}
+
+/// A tick for a person.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// One user only, by name, id or ARN.
+    pub(crate) db_user: Option<String>,
+    /// Its turn is due now.
+    pub(crate) force: bool,
+    /// Tell only.
+    pub(crate) dry_run: bool,
+    /// Withdrawals above the brake are meant.
+    pub(crate) allow_removals: bool,
+    /// Who asks.
+    pub(crate) by: String,
+    /// Managed users that a dry look found and did not write down; only with `dry_run`.
+    pub(crate) found: Vec<DbUser>,
 }
 
 /// The fields that we know; a scheduler's event has others.
@@ -33,6 +51,8 @@ struct Fields {
     allow_removals: bool,
     #[serde(default)]
     by: Option<String>,
+    #[serde(default)]
+    found: Option<Vec<DbUser>>,
 }
 
 /// Reads an event.
@@ -49,13 +69,14 @@ pub(crate) fn wish(event: Value) -> anyhow::Result<Wish> {
     anyhow::ensure!(!long, "db_user and by have at most {NAME_LIMIT} characters");
     let operate = |operation| Wish::Operate { operation, db_user: db_user.clone(), by: by.clone() };
     Ok(match operation.as_str() {
-        "run" => Wish::Run {
+        "run" => Wish::Run(Run {
             force: fields.force,
             dry_run: fields.dry_run,
             allow_removals: fields.allow_removals,
             db_user,
             by,
-        },
+            found: fields.found.filter(|_| fields.dry_run).unwrap_or_default(),
+        }),
         "pause" => operate(Operation::Pause),
         "resume" => operate(Operation::Resume),
         "lock" => operate(Operation::Lock),
@@ -83,13 +104,12 @@ mod tests {
         let run = wish(json!({"operation": "run", "db_user": "app", "force": true, "by": "alice"})).unwrap();
         assert_eq!(
             run,
-            Wish::Run {
+            Wish::Run(Run {
                 db_user: Some("app".to_owned()),
                 force: true,
-                dry_run: false,
-                allow_removals: false,
-                by: "alice".to_owned()
-            }
+                by: "alice".to_owned(),
+                ..Run::default()
+            })
         );
         let lock = wish(json!({"operation": "lock", "db_user": "app", "by": "alice"})).unwrap();
         assert!(matches!(lock, Wish::Operate { operation: Operation::Lock, .. }));

@@ -1,13 +1,14 @@
 //! Event to job to answer.
 
 use keystile_control::rotate::{Ask, Operation, OperationError, Rotate};
+use keystile_model::feed::{Change, Entity};
 use keystile_model::policy::Policy;
 use keystile_model::rotation::report::RotationReport;
 use keystile_model::rotation::row::RotationStatus;
 use keystile_state::snapshot::Snapshot;
 use serde_json::{Value, json};
 
-use crate::event::{Wish, wish};
+use crate::event::{Run, Wish, wish};
 use crate::metrics;
 
 /// Everything that lives as long as the process.
@@ -29,25 +30,7 @@ pub(crate) async fn handle(app: &App, event: Value, time_left_ms: Option<u64>) -
     let (policy, _) = app.snapshot.current().await?;
     match wish {
         Wish::Tick => Ok(serde_json::to_value(tick(app, &policy, time_left_ms).await?)?),
-        Wish::Run { db_user, force, dry_run, allow_removals, by } => {
-            if force && !dry_run {
-                match app.job.operate(&policy, Operation::Force, db_user.as_deref(), &by).await {
-                    // One that no tick has seen yet: its turn is now anyway.
-                    Err(OperationError::Unknown(name)) if is_managed(&policy, &name) => {}
-                    Err(error) => return refused(error),
-                    Ok(_) => {}
-                }
-            }
-            if let Some(name) = db_user.as_deref().filter(|name| !is_managed(&policy, name)) {
-                return refused(OperationError::Unknown(name.to_owned()));
-            }
-            let ask = Ask { dry_run, allow_removals, time_left_ms };
-            let mut report = run(app, &policy, &ask).await?;
-            if let Some(name) = db_user.as_deref() {
-                only(&mut report, &policy, name);
-            }
-            Ok(serde_json::to_value(report)?)
-        }
+        Wish::Run(wanted) => for_a_person(app, &policy, wanted, time_left_ms).await,
         Wish::Operate { operation, db_user, by } => {
             let users = match app.job.operate(&policy, operation, db_user.as_deref(), &by).await {
                 Ok(users) => users,
@@ -60,6 +43,39 @@ pub(crate) async fn handle(app: &App, event: Value, time_left_ms: Option<u64>) -
             answer(&users)
         }
     }
+}
+
+/// A tick that somebody asked for.
+async fn for_a_person(
+    app: &App,
+    policy: &Policy,
+    wanted: Run,
+    time_left_ms: Option<u64>,
+) -> anyhow::Result<Value> {
+    let Run { db_user, force, dry_run, allow_removals, by, found } = wanted;
+    let mut policy = policy.clone();
+    for user in found {
+        policy.apply(Change::Put(Entity::DbUser(Box::new(user))));
+    }
+    let mut chosen = false;
+    if force && !dry_run {
+        match app.job.operate(&policy, Operation::Force, db_user.as_deref(), &by).await {
+            // One that no tick has seen yet: its turn is now anyway.
+            Err(
+                OperationError::Unknown(name) | OperationError::NotManaged(name) | OperationError::Iam(name),
+            ) if is_managed(&policy, &name) => {}
+            Err(error) => return refused(error),
+            Ok(_) => chosen = true,
+        }
+    }
+    if let Some(name) = db_user.as_deref().filter(|name| !chosen && !is_managed(&policy, name)) {
+        return refused(OperationError::nobody(&policy, name));
+    }
+    let mut report = run(app, &policy, &Ask { dry_run, force, allow_removals, time_left_ms }).await?;
+    if let Some(name) = db_user.as_deref() {
+        only(&mut report, &policy, name);
+    }
+    Ok(serde_json::to_value(report)?)
 }
 
 async fn tick(app: &App, policy: &Policy, time_left_ms: Option<u64>) -> anyhow::Result<RotationReport> {
@@ -90,7 +106,7 @@ fn answer(users: &[RotationStatus]) -> anyhow::Result<Value> {
 /// What the person who asked has to change.
 fn refused(error: OperationError) -> anyhow::Result<Value> {
     let code = match &error {
-        OperationError::Unknown(_) => "not-found",
+        OperationError::Unknown(_) | OperationError::NotManaged(_) | OperationError::Iam(_) => "not-found",
         OperationError::Ambiguous(..) | OperationError::NeedsUser => "bad-request",
         OperationError::Store(_) => return Err(error.into()),
     };

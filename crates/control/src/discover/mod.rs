@@ -166,6 +166,9 @@ impl Discover {
         report.totals.calls = reader.calls();
         report.totals.commits = made.commits;
         report.dry_run = ask.dry_run;
+        if ask.dry_run && ask.only_users {
+            report.users.managed = users::managed(&made.plan.steps);
+        }
         report.asked_by = ask.asked_by;
         report.allowed_removals = ask.allow_removals;
         report.started = keystile_model::audit::timestamp(started);

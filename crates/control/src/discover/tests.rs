@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keystile_model::cloud::CacheRecord;
 use keystile_model::database::{Database, DatabaseKind, Endpoint};
-use keystile_model::db_user::DbUserAuth;
+use keystile_model::db_user::{DbUser, DbUserAuth};
 use keystile_model::matcher::MatcherSpec;
 use keystile_model::store::Consistency;
 use keystile_state::memory::MemoryStore;
@@ -500,7 +500,15 @@ async fn db_users_come_with_groups_and_the_managed_flag() {
             world.tags.insert(arn, [(key.to_owned(), "true".to_owned())].into());
         }
     }
+    let look = Ask { dry_run: true, only_users: true, ..Ask::default() };
+    let names =
+        |users: &[DbUser]| -> Vec<String> { users.iter().map(|user| user.name.to_string()).collect() };
+    let told = bench.run_at(NOW, look.clone()).await.unwrap();
+    assert_eq!(names(&told.users.managed), ["legacy-app", "managed-app"], "a dry look tells who is managed");
+    assert_eq!(bench.revision().await, 0);
     let report = bench.run().await;
+    assert!(report.users.managed.is_empty(), "only a dry look needs to tell");
+    assert!(bench.run_at(NOW, look).await.unwrap().users.managed.is_empty(), "nobody new");
     let users = bench.known().await.db_users;
     let managed: Vec<&str> = users.values().filter(|u| u.managed).map(|u| u.name.as_str()).collect();
     assert_eq!(managed, ["legacy-app", "managed-app"]);

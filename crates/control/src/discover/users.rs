@@ -13,7 +13,7 @@ use keystile_model::report::{Planned, ScopeId};
 
 use super::brake;
 use super::judge::plain;
-use super::plan::{Note, Plan, PlanOptions, Steps, Verb, push};
+use super::plan::{Note, Plan, PlanOptions, Step, Steps, Verb, push};
 use super::seen::{Known, Seen, SeenTags, SeenUsers};
 use crate::matchers::ReadyMatcher;
 
@@ -109,6 +109,15 @@ fn db_user(
         // Also of an IAM user, which rotation leaves alone and says so.
         managed,
     })
+}
+
+/// Managed users among what a plan would write.
+pub(crate) fn managed(steps: &[Step]) -> Vec<DbUser> {
+    let written = steps.iter().flat_map(|step| &step.changes).filter_map(|change| match change {
+        Change::Put(Entity::DbUser(user)) if user.managed => Some((**user).clone()),
+        _ => None,
+    });
+    written.collect()
 }
 
 fn is_managed(tags: &Tags, adopt: bool) -> bool {

@@ -68,6 +68,7 @@ pub(crate) fn started_over(row: &mut RotationRow, now: i64) {
     row.passwords = 0;
     row.teleport_secret = None;
     row.unwanted_since = None;
+    row.unscrubbed = false;
     row.proof = None;
     row.odd = 0;
     row.due_at = now;
@@ -137,6 +138,13 @@ pub(crate) fn promoted(row: &mut RotationRow, version: VersionId, now: i64) {
     row.rotated_at = Some(now);
     succeeded(row);
     moved(row, RotationState::Ready, now);
+}
+
+/// The user keeps its password, which its secret takes along.
+pub(crate) fn unscrubbed(row: &mut RotationRow, now: i64) {
+    row.unscrubbed = true;
+    row.taken = false;
+    moved(row, RotationState::Deleting, now);
 }
 
 /// A call failed.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keystile_model::audit::{AuditEvent, EventKind};
-use keystile_model::rotation::row::{LeftAlone, RotationRow};
+use keystile_model::rotation::row::{LeftAlone, RotationRow, UNSCRUBBED};
 use keystile_model::store::Clock;
 
 use crate::audit::AuditLog;
@@ -90,14 +90,9 @@ impl Log for Events {
     }
 
     fn withdrawn(&self, row: &RotationRow) {
-        tracing::info!(arn = %row.arn, "gave up the password of {}", row.name);
-        self.write(
-            EventKind::RotationWithdrawn,
-            row,
-            BY_ITSELF,
-            true,
-            "its secret can be restored for a while",
-        );
+        let message = if row.unscrubbed { UNSCRUBBED } else { "its secret can be restored for a while" };
+        tracing::info!(arn = %row.arn, "gave up the password of {}: {message}", row.name);
+        self.write(EventKind::RotationWithdrawn, row, BY_ITSELF, !row.unscrubbed, message);
     }
 
     fn fails(&self, row: &RotationRow) {

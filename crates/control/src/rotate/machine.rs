@@ -96,7 +96,7 @@ pub struct Seen<'a> {
     pub explained: Option<i64>,
     /// Our deployment's name.
     pub deployment: &'a str,
-    /// The secret's tags that should be there and are not.
+    /// Whether the secret lacks tags, or has a proxy group's that it should not.
     pub untagged: bool,
 }
 
@@ -116,8 +116,8 @@ pub struct Needs {
 pub enum Action {
     /// Nothing, and why.
     Wait(&'static str),
-    /// Only what is remembered changes: the secret was looked at.
-    Note,
+    /// Only what is remembered changes, for the secret was looked at; and why no more.
+    Note(&'static str),
     /// What was seen is odd: counted, and believed at the next look.
     Odd(&'static str),
     /// Another state, no call.
@@ -147,6 +147,8 @@ pub enum Action {
     LeaveAlone(LeftAlone),
     /// Replace its passwords by one that nobody knows.
     Scrub,
+    /// That is not permitted: the secret goes without it.
+    GiveUpScrub,
     /// Delete the secret, with its recovery window.
     DeleteSecret,
     /// Remove the row: nothing is left to do.
@@ -219,7 +221,7 @@ fn withdrawal(row: &RotationRow, seen: &Seen<'_>, now: i64) -> Option<Action> {
         (RotationState::Scrubbing { .. }, _) => Some(match there {
             Some(user) if user.auth != Some(DbUserAuth::Iam) => {
                 if refused_for_good(row) {
-                    Action::Move(RotationState::Deleting)
+                    Action::GiveUpScrub
                 } else if user.status == UserStatus::Active && seen.free {
                     Action::Scrub
                 } else {
@@ -326,7 +328,7 @@ fn forward(row: &RotationRow, seen: &Seen<'_>, now: i64) -> Action {
         RotationState::Ready => ready(row, seen, now),
         RotationState::Setting { .. } if !active && !seen.probe => Action::Wait("the user is being modified"),
         RotationState::Setting { .. } if !seen.free => Action::Wait("its group is being modified"),
-        RotationState::Setting { .. } if seen.held && !row.lock && !row.force => {
+        RotationState::Setting { .. } if seen.held && !row.lock => {
             Action::Wait("proxies may still hold the password of before")
         }
         RotationState::Setting { version, .. } => Action::Tell(version.clone()),
@@ -381,7 +383,7 @@ fn ready(row: &RotationRow, seen: &Seen<'_>, now: i64) -> Action {
     let begins = begins(row, seen.wanted, now);
     match &seen.secret {
         SecretSeen::NotAsked if begins => return Action::Wait("its secret was not looked at"),
-        SecretSeen::NotAsked => return Action::Wait("not its turn"),
+        SecretSeen::NotAsked => return Action::Wait(resting(row, seen)),
         SecretSeen::Missing => return Action::StartOver("its secret was deleted"),
         SecretSeen::There(record) => {
             if record.deleted_at.is_some() {
@@ -401,7 +403,18 @@ fn ready(row: &RotationRow, seen: &Seen<'_>, now: i64) -> Action {
     if begins {
         Action::Put(pending_version(&row.arn, row.current.as_ref(), row.attempt))
     } else {
-        Action::Note
+        Action::Note(resting(row, seen))
+    }
+}
+
+/// Why no turn begins.
+fn resting(row: &RotationRow, seen: &Seen<'_>) -> &'static str {
+    if row.paused {
+        "paused: its turn begins after keystile rotate resume"
+    } else if seen.wanted != Wanted::Yes {
+        "its tag is gone: the next complete listing of discovery decides"
+    } else {
+        "not its turn"
     }
 }
 

@@ -4,6 +4,7 @@
 //! most one step ([`machine`]), and writes to the inventory feed what the proxies must know. It waits for
 //! nothing: what is not ready is looked at again by the next tick.
 
+mod about;
 mod after;
 mod entities;
 mod groups;
@@ -14,6 +15,7 @@ pub mod period;
 mod scope;
 mod settings;
 mod step;
+mod telling;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +64,8 @@ pub struct Rotate {
 pub struct Ask {
     /// Say what is queued and who would be taken over; change nothing.
     pub dry_run: bool,
+    /// Of a dry run: as if every turn were due now.
+    pub force: bool,
     /// Withdrawals above the brake are meant.
     pub allow_removals: bool,
     /// Milliseconds until the platform ends the run.
@@ -109,6 +113,7 @@ impl Rotate {
             events: self.events(),
             listing,
             dry_run: ask.dry_run,
+            force: ask.force,
             allow_removals: ask.allow_removals,
             deadline,
         });
@@ -122,7 +127,7 @@ impl Rotate {
         while let Some(done) = tasks.join_next().await {
             match done {
                 Ok(done) => {
-                    scope::add(&mut report, &done, now);
+                    telling::add(&mut report, &done, now);
                     rows.extend(done.rows);
                     forgotten.extend(done.forgotten);
                 }
@@ -207,7 +212,7 @@ impl Rotate {
         for stored in stored.into_iter().chain(new) {
             let (account, region) = (stored.row.arn.account().to_owned(), stored.row.arn.region().to_owned());
             let user = managed.get(stored.row.arn.as_str());
-            let about = scope::about(policy, &stored.row, user.copied(), matchers, &self.settings);
+            let about = about::about(policy, &stored.row, user.copied(), matchers, &self.settings);
             scopes
                 .entry((account.clone(), region.clone()))
                 .or_insert_with(|| Scope { account, region, users: Vec::new() })

@@ -2,6 +2,7 @@
 //! the next tick acts on.
 
 use keystile_model::audit::{EventKind, timestamp};
+use keystile_model::db_user::DbUserAuth;
 use keystile_model::policy::Policy;
 use keystile_model::rotation::row::{ROWS, RotationRow, RotationState, RotationStatus, row_key};
 use keystile_model::store::{CommitError, RuntimeStore, StoreError};
@@ -16,7 +17,8 @@ const TRIES: usize = 8;
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Its turn is due now; a user that is left alone because somebody else changed it is taken over again.
+    /// Its turn is due now; a user that is left alone because somebody else changed it is taken over again, and
+    /// one that was given up with its password still on it is scrubbed.
     Force,
     /// No new turn is begun; what is under way is finished.
     Pause,
@@ -30,8 +32,17 @@ pub enum Operation {
 #[derive(Debug, thiserror::Error)]
 pub enum OperationError {
     /// No managed user of this name.
-    #[error("no managed db user {0:?}: keystile rotate status lists them")]
+    #[error("there is no managed db user {0:?}")]
     Unknown(String),
+    /// A user that is not managed.
+    #[error(
+        "db user {0:?} is not managed: where its owner tags it keystile.dev/managed=true, its password of now ends \
+         and Keystile takes it over"
+    )]
+    NotManaged(String),
+    /// A user that has no password.
+    #[error("db user {0:?} signs in by IAM: it has no password to rotate")]
+    Iam(String),
     /// Break-glass is for one user.
     #[error("{0:?} is the name of several managed users: give the ARN, one of {1}")]
     Ambiguous(String, String),
@@ -41,6 +52,25 @@ pub enum OperationError {
     /// The state could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl OperationError {
+    /// Why nobody managed goes by this name, id or ARN.
+    #[must_use]
+    pub fn nobody(policy: &Policy, name: &str) -> Self {
+        let mut meant = policy
+            .db_users()
+            .filter(|user| user.name.as_str() == name || user.id == name || user.arn.as_str() == name)
+            .peekable();
+        let name = name.to_owned();
+        if meant.peek().is_none() {
+            Self::Unknown(name)
+        } else if meant.all(|user| user.auth == DbUserAuth::Iam) {
+            Self::Iam(name)
+        } else {
+            Self::NotManaged(name)
+        }
+    }
 }
 
 /// The rotation of every user that was found, by name. `now` is not read: times are as they are stored.
@@ -108,7 +138,7 @@ impl Rotate {
         db_user: Option<&str>,
         by: &str,
     ) -> Result<Vec<RotationStatus>, OperationError> {
-        let chosen = self.chosen(operation, db_user).await?;
+        let chosen = self.chosen(policy, operation, db_user).await?;
         let mut after = Vec::new();
         for stored in chosen {
             after.push(self.change(operation, stored, by).await?);
@@ -118,6 +148,7 @@ impl Rotate {
 
     async fn chosen(
         &self,
+        policy: &Policy,
         operation: Operation,
         db_user: Option<&str>,
     ) -> Result<Vec<Stored>, OperationError> {
@@ -130,10 +161,11 @@ impl Rotate {
             return Ok(rows);
         };
         rows.retain(|Stored { row, .. }| {
-            !is_leaving(row) && (row.name == asked || row.id == asked || row.arn.as_str() == asked)
+            let open = !is_leaving(row) || (operation == Operation::Force && row.unscrubbed);
+            open && (row.name == asked || row.id == asked || row.arn.as_str() == asked)
         });
         match rows.len() {
-            0 => Err(OperationError::Unknown(asked.to_owned())),
+            0 => Err(OperationError::nobody(policy, asked)),
             n if n > 1 && operation == Operation::Lock => {
                 let arns: Vec<&str> = rows.iter().map(|stored| stored.row.arn.as_str()).collect();
                 Err(OperationError::Ambiguous(asked.to_owned(), arns.join(", ")))
@@ -186,6 +218,12 @@ impl Rotate {
 /// How an operation changes a row. Pure.
 pub(crate) fn asked(row: &mut RotationRow, operation: Operation, now: i64) {
     match operation {
+        Operation::Force if is_leaving(row) => {
+            row.unscrubbed = false;
+            row.failure = None;
+            row.not_before = 0;
+            row.state = RotationState::Scrubbing { sent: false };
+        }
         Operation::Force => {
             row.force = true;
             row.not_before = 0;

@@ -6,28 +6,25 @@ use std::sync::Arc;
 
 use keystile_model::arn::Arn;
 use keystile_model::cloud::Place;
-use keystile_model::database::AssumeRole;
-use keystile_model::db_user::{DbUser, DbUserService};
-use keystile_model::policy::Policy;
+use keystile_model::db_user::DbUserService;
 use keystile_model::report::DiscoveryReport;
 use keystile_model::rotation::ports::{CacheUser, CallError, UserStatus};
-use keystile_model::rotation::proof::endpoints;
-use keystile_model::rotation::report::{Failed, Moved, RotationReport};
-use keystile_model::rotation::row::{RotationRow, RotationState};
+use keystile_model::rotation::report::{Failed, RotationReport};
+use keystile_model::rotation::row::RotationRow;
 use keystile_model::runtime::rotate_lease;
 use tokio::sync::Semaphore;
 
+use super::Stored;
+use super::about::About;
 use super::groups::{Grant, Member, grants};
 use super::log::Events;
-use super::machine::{Wanted, is_due};
+use super::machine::Wanted;
 use super::period::{Period, period, usual_update_s};
 use super::settings::Settings;
-use super::step::{Done, Outcome, Ports, Turn, step};
+use super::step::{Done, Outcome, Ports, Turn, foresee, step};
+use super::telling::{foretell, take};
 use super::wanted::{self, Listings};
-use super::{Stored, left_alone, planned};
-use crate::discover::users::service_of;
 use crate::lease;
-use crate::matchers::ReadyMatcher;
 
 /// How long a tick keeps others away, in seconds.
 const LEASE_S: i64 = 60;
@@ -47,55 +44,6 @@ pub(crate) struct Known {
     pub(crate) about: About,
 }
 
-/// What the policy says of a user.
-#[derive(Debug, Clone)]
-pub(crate) struct About {
-    /// Whether it is tagged.
-    pub(crate) managed: bool,
-    /// The role to go through; none for our own account.
-    pub(crate) role: Option<AssumeRole>,
-    /// Whether we can reach its account at all.
-    pub(crate) reachable: bool,
-    /// The period that was asked for, in seconds.
-    pub(crate) asked_s: u64,
-    /// Nodes that it must be able to log in to.
-    pub(crate) nodes: BTreeSet<String>,
-}
-
-/// Looks the policy up.
-pub(crate) fn about(
-    policy: &Policy,
-    row: &RotationRow,
-    user: Option<&DbUser>,
-    matchers: &[ReadyMatcher],
-    settings: &Settings,
-) -> About {
-    let (account, region) = (row.arn.account(), row.arn.region());
-    let covering: Vec<&ReadyMatcher> = matchers
-        .iter()
-        .filter(|matcher| {
-            let of_service = |kind: &&_| service_of(**kind) == Some(row.service);
-            matcher.spec.types.iter().filter(of_service).any(|kind| matcher.covers(account, region, *kind))
-        })
-        .collect();
-    let asked =
-        covering.iter().filter_map(|matcher| matcher.spec.rotate_every).map(|span| span.seconds).min();
-    let role = covering.iter().find_map(|matcher| matcher.role());
-    About {
-        managed: user.is_some(),
-        reachable: role.is_some() || account == settings.home_account,
-        role,
-        asked_s: asked.unwrap_or(settings.period_s),
-        nodes: user.map(|user| nodes(policy, user)).unwrap_or_default(),
-    }
-}
-
-/// The nodes of every database that a user serves, as proxies name them.
-fn nodes(policy: &Policy, user: &DbUser) -> BTreeSet<String> {
-    let serving = policy.discovered_databases().filter(|database| user.serves(database));
-    serving.flat_map(|database| endpoints(database)).map(ToString::to_string).collect()
-}
-
 /// What all scopes of a tick share.
 pub(crate) struct ScopeJob {
     pub(crate) ports: Ports,
@@ -103,6 +51,7 @@ pub(crate) struct ScopeJob {
     pub(crate) events: Events,
     pub(crate) listing: Option<DiscoveryReport>,
     pub(crate) dry_run: bool,
+    pub(crate) force: bool,
     pub(crate) allow_removals: bool,
     pub(crate) deadline: tokio::time::Instant,
 }
@@ -112,7 +61,7 @@ pub(crate) struct ScopeJob {
 pub(crate) struct ScopeDone {
     pub(crate) rows: Vec<RotationRow>,
     pub(crate) forgotten: Vec<Arn>,
-    report: RotationReport,
+    pub(crate) report: RotationReport,
 }
 
 impl ScopeJob {
@@ -154,11 +103,7 @@ impl ScopeJob {
             users.iter().map(|(_, user)| (user.arn.as_str(), user)).collect();
         let turns = self.turns(scope, &place, &users, &by_arn, &label, now, done);
         if self.dry_run {
-            for turn in turns {
-                foretell(&turn, now, &mut done.report);
-                done.rows.push(turn.row);
-            }
-            return;
+            return self.foretell(turns, now, done).await;
         }
         let room = Arc::new(Semaphore::new(self.settings.concurrency.max(1)));
         let slow = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -173,6 +118,34 @@ impl ScopeJob {
                 Err(error) => done.report.alarms.push(format!("{label}: a step was not finished: {error}")),
             }
         }
+    }
+
+    /// What the tick would do.
+    async fn foretell(self: &Arc<Self>, turns: Vec<Turn>, now: i64, done: &mut ScopeDone) {
+        let room = Arc::new(Semaphore::new(self.settings.concurrency.max(1)));
+        let mut tasks = tokio::task::JoinSet::new();
+        for turn in turns {
+            let (job, room) = (Arc::clone(self), Arc::clone(&room));
+            tasks.spawn(async move {
+                let _room = room.acquire().await;
+                // Only a takeover depends on more than the row: on secrets of Teleport's, or somebody else's.
+                let looked = if turn.row.taken {
+                    None
+                } else {
+                    let look = foresee(&job.ports, &job.settings, &job.events, turn.clone());
+                    let late = |_| Err("there was no time for it".to_owned());
+                    Some(tokio::time::timeout_at(job.deadline, look).await.unwrap_or_else(late))
+                };
+                (turn, looked)
+            });
+        }
+        while let Some(Ok((turn, looked))) = tasks.join_next().await {
+            foretell(&turn, looked, self.force, now, &mut done.report);
+            done.rows.push(turn.row);
+        }
+        done.report.take_over.sort();
+        done.report.queued.sort();
+        done.report.left_alone.sort();
     }
 
     /// One row's step, within the tick's time; after a throttled call nothing else of the scope is begun.
@@ -261,6 +234,7 @@ impl ScopeJob {
         done: &mut ScopeDone,
     ) -> Vec<Turn> {
         let mut known = scope.users;
+        let before: Vec<RotationRow> = known.iter().map(|known| known.stored.row.clone()).collect();
         let wanted = self.wanted(&mut known, label, done);
         let rows: BTreeMap<&str, &RotationRow> =
             known.iter().map(|known| (known.stored.row.arn.as_str(), &known.stored.row)).collect();
@@ -281,11 +255,12 @@ impl ScopeJob {
             known.iter().map(|known| period_of(known, by_arn, &sizes, update_s)).collect();
         let mut turns: Vec<Turn> = known
             .into_iter()
+            .zip(before)
             .zip(periods)
             .zip(wanted)
-            .map(|((known, period), wanted)| {
+            .map(|(((known, before), period), wanted)| {
                 let grant = granted.get(known.stored.row.arn.as_str()).copied().unwrap_or_default();
-                turn(known, period, wanted, grant, place, by_arn)
+                turn(known, before, period, wanted, grant, place, by_arn)
             })
             .collect();
         // Changes first: they are what the next tick's changes of the same groups wait for.
@@ -349,6 +324,7 @@ fn period_of(
 
 fn turn(
     known: Known,
+    before: RotationRow,
     period: Period,
     wanted: Wanted,
     grant: Grant,
@@ -357,6 +333,7 @@ fn turn(
 ) -> Turn {
     let user = by_arn.get(known.stored.row.arn.as_str()).map(|user| (**user).clone());
     Turn {
+        before,
         row: known.stored.row,
         stored: known.stored.version,
         place: place.clone(),
@@ -367,85 +344,5 @@ fn turn(
         explained: grant.explained,
         nodes: known.about.nodes,
         period,
-    }
-}
-
-/// What a tick would do, for a dry run.
-fn foretell(turn: &Turn, now: i64, report: &mut RotationReport) {
-    let row = &turn.row;
-    let waiting = turn.wanted == Wanted::Yes && !row.paused;
-    let iam = turn.user.as_ref().and_then(|user| user.auth) == Some(keystile_model::db_user::DbUserAuth::Iam);
-    if waiting && !row.taken && left_alone(row).is_none() && !iam {
-        let how = turn.user.as_ref().map_or(0, |user| user.passwords);
-        report.take_over.push(planned(row, format!("would be taken over: its {how} passwords of now end")));
-    } else if waiting && row.taken && is_due(row, now) {
-        report.queued.push(planned(row, "its turn is due"));
-    }
-}
-
-fn take(before: RotationRow, finished: Done, now: i64, done: &mut ScopeDone) {
-    let row = &finished.row;
-    let report = &mut done.report;
-    if finished.forgotten {
-        done.forgotten.push(row.arn.clone());
-        return;
-    }
-    if before.state.as_str() != row.state.as_str() {
-        report.moved.push(Moved {
-            name: row.name.clone(),
-            arn: row.arn.to_string(),
-            from: before.state.as_str().to_owned(),
-            to: row.state.as_str().to_owned(),
-        });
-    }
-    match &finished.outcome {
-        Outcome::Waited(why) => {
-            let resting = matches!(row.state, RotationState::Ready | RotationState::Withdrawn { .. });
-            if (!resting || is_due(row, now)) && left_alone(row).is_none() {
-                report.queued.push(planned(row, *why));
-            }
-        }
-        Outcome::Moved => {}
-        Outcome::Failed(error) => report.failed.push(Failed {
-            name: row.name.clone(),
-            arn: row.arn.to_string(),
-            kind: error.kind().to_owned(),
-            text: error.to_string(),
-        }),
-        Outcome::Stale(why) => report.warnings.push(format!("{}: {why}", row.arn)),
-    }
-    done.rows.push(finished.row);
-}
-
-/// Adds a scope to the tick's report.
-pub(crate) fn add(report: &mut RotationReport, done: &ScopeDone, now: i64) {
-    let of = &done.report;
-    report.take_over.extend(of.take_over.iter().cloned());
-    report.queued.extend(of.queued.iter().cloned());
-    report.moved.extend(of.moved.iter().cloned());
-    report.failed.extend(of.failed.iter().cloned());
-    report.warnings.extend(of.warnings.iter().cloned());
-    report.alarms.extend(of.alarms.iter().cloned());
-    report.calls += of.calls;
-    report.complete &= of.failed.iter().all(|failed| !failed.arn.is_empty());
-    for row in &done.rows {
-        *report.users.entry(row.state.as_str().to_owned()).or_default() += 1;
-        if let Some(why) = left_alone(row) {
-            report.left_alone.push(planned(row, why.reason()));
-        }
-        if !row.widened.is_empty() {
-            report.widened.push(planned(row, row.widened.clone()));
-        }
-        if !row.taken && !report.dry_run && left_alone(row).is_none() && !wanted::is_leaving(row) {
-            report.take_over.push(planned(row, format!("is being taken over ({})", row.state.as_str())));
-        }
-        if let Some(at) = row.rotated_at.filter(|_| row.taken) {
-            let age = (now - at).max(0);
-            report.oldest_password_s = report.oldest_password_s.max(age);
-            let period = i64::try_from(row.period_s).unwrap_or(i64::MAX);
-            if age > period.saturating_mul(2) && left_alone(row).is_none() && !row.paused {
-                report.overdue += 1;
-            }
-        }
     }
 }

@@ -22,7 +22,7 @@ pub struct Settings {
     /// The period where no matcher says another, in seconds.
     pub period_s: u64,
     /// How long proxies may hold a password after it was replaced, in seconds: the next change, which ends that
-    /// one, waits for it. A forced turn does not: a proxy whose password is refused reads afresh.
+    /// one, waits for it. Break-glass alone does not wait.
     pub held_s: i64,
     /// Users that are moved at once in one account and region.
     pub concurrency: usize,

@@ -177,6 +177,12 @@ pub struct Failure {
     pub count: u32,
 }
 
+/// What to do about a user that was given up with its last password still on it.
+pub const UNSCRUBBED: &str = "it was given up with its last password still on it: AWS did not let Keystile replace \
+                              it, since a user without the tag is not Keystile's to change. Tag it \
+                              keystile.dev/managed=false and run keystile rotate run --db-user NAME --force, or set \
+                              another password by hand";
+
 /// The row. Unknown fields are kept out by nobody: only rotate reads it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RotationRow {
@@ -251,6 +257,9 @@ pub struct RotationRow {
     /// The discovery run (its `started`) whose complete listing first lacked the user or its tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unwanted_since: Option<String>,
+    /// Whether it was given up with its last password still on it: AWS did not permit the change.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unscrubbed: bool,
     /// When the secret was last looked at, in Unix seconds.
     #[serde(default)]
     pub secret_seen_at: i64,
@@ -295,6 +304,7 @@ impl RotationRow {
             not_before: 0,
             failure: None,
             unwanted_since: None,
+            unscrubbed: false,
             secret_seen_at: 0,
             puts: BTreeMap::new(),
             update_s: None,
@@ -345,6 +355,7 @@ impl RotationRow {
     pub fn reason(&self) -> String {
         match (&self.state, &self.failure) {
             (RotationState::LeftAlone { why }, _) => why.reason().to_owned(),
+            _ if self.unscrubbed => UNSCRUBBED.to_owned(),
             // A hitch that the next tick heals is not news.
             (_, Some(failure)) if failure.count >= 3 => failure.text.clone(),
             _ => String::new(),

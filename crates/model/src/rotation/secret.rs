@@ -20,10 +20,13 @@ pub const PASSWORD_CHARS: usize = 64;
 /// Namespace of the tokens.
 const TOKENS: Uuid = Uuid::from_u128(0x6b65_7973_7469_6c65_8f21_5b0e_7c11_a001);
 
+/// How the tags of proxy groups begin.
+pub const GROUP_TAG: &str = "keystile.dev/group/";
+
 /// The tag that lets a proxy group's task role read the secret; its value is `true`.
 #[must_use]
 pub fn group_tag(group: &str) -> String {
-    format!("keystile.dev/group/{group}")
+    format!("{GROUP_TAG}{group}")
 }
 
 /// `<prefix><service>/<account>/<region>/<user id>`. Only what a secret's name may hold is kept; both

@@ -172,7 +172,11 @@ fn check_ca(pem: &str) -> Result<(), Failure> {
     let blocks: Vec<&str> = pem.split_inclusive(END).filter(|block| block.contains("-----BEGIN")).collect();
     let legal =
         !blocks.is_empty() && blocks.iter().all(|block| Certificate::from_pem(block.trim_start()).is_ok());
-    if legal { Ok(()) } else { Err(Failure::bad("ca is no PEM of certificates")) }
+    if legal {
+        return Ok(());
+    }
+    Err(Failure::bad("ca is no PEM of certificates")
+        .next("give the PEM of the CA that signed the cache's certificate: -----BEGIN CERTIFICATE-----"))
 }
 
 #[cfg(test)]

@@ -44,13 +44,18 @@ fn event(call: &Call<'_>, verb: &str) -> Result<Value, Failure> {
     Ok(event)
 }
 
-async fn ask(call: &Call<'_>, verb: &str, event: Value) -> Result<Value, Failure> {
+async fn ask(call: &Call<'_>, verb: &str, mut event: Value) -> Result<Value, Failure> {
     let mut unseen = None;
     if verb == "run" {
-        // Also of a dry run: who is tagged is discovery's to say, and no password depends on it yet.
-        let look = json!({"only": "users", "asked_by": call.user.name.as_str()});
+        let dry_run = event["dry_run"].as_bool().unwrap_or_default();
+        let look = json!({"only": "users", "dry_run": dry_run, "asked_by": call.user.name.as_str()});
         // A tick is of use without a look, too.
-        unseen = call.app.discovery.run(&look).await.err();
+        match call.app.discovery.run(&look).await {
+            // A dry look writes nothing: rotate is told who it found.
+            Ok(found) if dry_run => event["found"] = found["users"]["managed"].clone(),
+            Ok(_) => {}
+            Err(failure) => unseen = Some(failure),
+        }
     }
     let mut answer = call.app.rotation.run(&event).await?;
     if let Some(refused) = answer.get("refused") {

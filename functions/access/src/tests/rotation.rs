@@ -48,6 +48,17 @@ async fn a_run_looks_at_users_first_and_tells_rotate_who_asks() {
 }
 
 #[tokio::test]
+async fn a_dry_run_looks_without_writing_and_tells_rotate_whom_it_found() {
+    let world = ready().await;
+    *world.rotation.answer.lock().unwrap() = json!({"take_over": [], "warnings": [], "complete": true});
+    world.ok(ALICE, "POST", "/v1/rotation/run", Some(json!({"dry_run": true}))).await;
+    let looked = world.discovery.events.lock().unwrap().clone();
+    assert_eq!((&looked[0]["only"], &looked[0]["dry_run"]), (&json!("users"), &json!(true)));
+    let told = world.rotation.events.lock().unwrap().clone();
+    assert_eq!((&told[0]["dry_run"], &told[0]["found"]), (&json!(true), &json!([{"id": "newly-tagged"}])));
+}
+
+#[tokio::test]
 async fn what_rotate_refuses_keeps_its_kind() {
     let world = ready().await;
     for (code, status) in [("not-found", 404), ("bad-request", 400)] {

@@ -48,7 +48,8 @@ pub(super) struct FakeDiscovery {
 impl Job for FakeDiscovery {
     async fn run(&self, event: &Value) -> Result<Value, Failure> {
         self.events.lock().unwrap().push(event.clone());
-        Ok(json!({"add": [], "dry_run": event["dry_run"]}))
+        let users = json!({"managed": [{"id": "newly-tagged"}]});
+        Ok(json!({"add": [], "dry_run": event["dry_run"], "users": users}))
     }
 }
 

@@ -8,7 +8,7 @@ use keystile_model::rotation::VersionId;
 use keystile_model::rotation::ports::{NewSecret, Stage};
 use keystile_model::rotation::proof::Proven;
 use keystile_model::rotation::row::{LeftAlone, RotationState};
-use keystile_model::rotation::secret::teleport_secret_name;
+use keystile_model::rotation::secret::{GROUP_TAG, teleport_secret_name};
 use secrecy::SecretString;
 
 use super::super::machine::{VERSIONS_A_DAY, Wanted};
@@ -125,6 +125,25 @@ fn a_secret_marked_for_deletion_is_restored() {
     history.calm(40);
     assert!(history.twin.world().secrets[&name].deleted_at.is_none());
     assert_eq!(history.row().unwrap().generation, 1);
+    history.settled().unwrap();
+}
+
+#[test]
+fn a_proxy_group_that_no_longer_serves_the_user_loses_its_tag() {
+    let mut history = taken();
+    let name = history.secret_name();
+    let groups = |history: &History| -> Vec<String> {
+        let world = history.twin.world();
+        world.secrets[&name].tags.keys().filter(|key| key.starts_with(GROUP_TAG)).cloned().collect()
+    };
+    history.settings.proxy_groups = vec!["default".to_owned(), "eu".to_owned()];
+    history.calm(40);
+    assert_eq!(groups(&history), ["keystile.dev/group/default", "keystile.dev/group/eu"]);
+    history.settings.proxy_groups = vec!["eu".to_owned()];
+    history.calm(40);
+    assert_eq!(groups(&history), ["keystile.dev/group/eu"]);
+    let kept = history.twin.world().secrets[&name].tags.len();
+    assert_eq!(kept, 3, "whose secret it is stays on it");
     history.settled().unwrap();
 }
 
@@ -273,6 +292,57 @@ fn a_user_that_lost_its_tag_is_scrubbed_and_its_secret_can_come_back() {
     history.calm(12);
     history.settled().unwrap();
     assert!(history.twin.world().secrets[&name].deleted_at.is_none());
+}
+
+#[test]
+fn a_scrub_that_is_denied_says_so_and_is_made_up_for_by_force() {
+    let mut history = taken();
+    let (_, password) = history.current().unwrap();
+    history.wanted = Wanted::No;
+    history.twin.world().manner.change_denied = true;
+    history.calm(20);
+    let row = history.row().unwrap();
+    assert!(matches!(row.state, RotationState::Withdrawn { .. }) && row.unscrubbed, "{row:?}");
+    assert!(row.reason().contains("keystile.dev/managed=false"), "{}", row.reason());
+    assert!(history.twin.world().secrets[&history.secret_name()].deleted_at.is_some());
+    assert!(history.twin.world().refusing(APP, &password).is_empty(), "nobody could replace it");
+    history.twin.world().manner.change_denied = false;
+    history.operate(Operation::Force);
+    history.calm(6);
+    let row = history.row().unwrap();
+    assert!(matches!(row.state, RotationState::Withdrawn { .. }) && !row.unscrubbed, "{row:?}");
+    assert_eq!(history.twin.world().refusing(APP, &password), [0, 1]);
+    history.operate(Operation::Force);
+    history.calm(2);
+    assert!(matches!(history.row().unwrap().state, RotationState::Withdrawn { .. }), "nothing is left to do");
+}
+
+#[test]
+fn a_forced_turn_waits_while_proxies_may_hold_the_password_that_it_ends() {
+    let mut history = taken();
+    let promoted = |history: &History| history.row().unwrap().rotated_at.unwrap();
+    let first = promoted(&history);
+    history.operate(Operation::Force);
+    second_by_second(&mut history, |history| promoted(history) > first);
+    let second = promoted(&history);
+    history.operate(Operation::Force);
+    second_by_second(&mut history, |history| {
+        matches!(history.row().unwrap().state, RotationState::Settling { .. })
+    });
+    let told = history.ports.clock.now().unix_timestamp() - second;
+    assert!(told >= history.settings.held_s, "told {told} s after the last promotion");
+}
+
+/// Ticks that follow each other at once, until `done`.
+fn second_by_second(history: &mut History, done: impl Fn(&History) -> bool) {
+    for _ in 0..3_000 {
+        history.tick(false);
+        if done(history) {
+            return;
+        }
+        history.pass(1_000);
+    }
+    panic!("it never came: {:#?}", history.row());
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::twin::{ACCOUNT, Manner, Twin, user_arn};
 use crate::audit::AuditMemory;
 
 /// A feed that is its policy.
-struct Told(Mutex<(u64, Policy)>);
+pub(super) struct Told(pub(super) Mutex<(u64, Policy)>);
 
 #[async_trait]
 impl PolicyStore for Told {
@@ -53,7 +53,7 @@ impl PolicyStore for Told {
     }
 }
 
-fn db_user(id: &str, group: &str) -> DbUser {
+pub(super) fn db_user(id: &str, group: &str) -> DbUser {
     DbUser {
         arn: user_arn(id),
         id: id.to_owned(),

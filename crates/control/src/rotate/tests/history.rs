@@ -145,7 +145,7 @@ impl History {
         let mut world = self.twin.world();
         if let Some(item) = world.items.get_mut(&key) {
             let mut row: RotationRow = serde_json::from_value(item.body.clone()).unwrap();
-            if !is_leaving(&row) {
+            if !is_leaving(&row) || row.unscrubbed {
                 asked(&mut row, operation, now);
                 item.body = serde_json::to_value(&row).unwrap();
                 item.version += 1;
@@ -215,7 +215,7 @@ impl History {
         let (_, password) = current.unwrap_or_else(|| panic!("there is no current password: {row:?}"));
         let refusing = world.refusing(APP, &password);
         assert!(refusing.is_empty(), "nodes {refusing:?} refuse the current password: {row:#?}");
-        for (held, until) in self.held.iter().filter(|_| !row.force && now > self.jumped_until) {
+        for (held, until) in self.held.iter().filter(|_| now > self.jumped_until) {
             let refusing = world.refusing(APP, held);
             assert!(
                 *until < now || refusing.is_empty(),
@@ -223,8 +223,7 @@ impl History {
             );
         }
         drop(world);
-        // A turn that somebody forces may come sooner than proxies forget.
-        self.held.retain(|(held, until)| *until >= now && *held != password && !row.force);
+        self.held.retain(|(held, until)| *until >= now && *held != password);
         self.held.push((password, now + 60_000));
     }
 
@@ -318,6 +317,7 @@ impl History {
                     self.twin.world().users.get(&user.id).map_or(0, |user| user.nodes.len())
                 });
                 Turn {
+                    before: row.clone(),
                     row: row.clone(),
                     stored: *stored,
                     place: Place { role: None, region: super::twin::REGION.to_owned() },

@@ -4,4 +4,5 @@ mod failures;
 mod figure;
 mod histories;
 mod history;
+mod ticks;
 mod twin;

@@ -91,7 +91,7 @@ impl User {
 #[derive(Debug, Clone)]
 pub(super) struct Secret {
     arn: Arn,
-    tags: Tags,
+    pub(super) tags: Tags,
     pub(super) versions: BTreeMap<VersionId, (String, i64)>,
     pub(super) stages: BTreeMap<Stage, VersionId>,
     pub(super) deleted_at: Option<i64>,
@@ -111,6 +111,8 @@ pub(super) struct Manner {
     pub(super) killing: u64,
     /// The key refuses.
     pub(super) key_refuses: bool,
+    /// Our policy does not let us change the user.
+    pub(super) change_denied: bool,
     /// Calls are stopping points: a test polls them one by one.
     pub(super) stepwise: bool,
     /// How long a call takes in tokio's time.
@@ -126,6 +128,7 @@ impl Default for Manner {
             failing: 0,
             killing: 0,
             key_refuses: false,
+            change_denied: false,
             stepwise: false,
             call_ms: 0,
         }
@@ -500,7 +503,13 @@ impl CacheUsers for Twin {
         passwords: &[SecretString],
     ) -> Result<(), CallError> {
         let passwords = passwords.iter().map(|p| p.expose_secret().to_owned()).collect();
-        self.call("set_passwords", |world| world.set(id, passwords)).await
+        self.call("set_passwords", |world| {
+            if world.manner.change_denied {
+                return Err(CallError::Denied("no identity-based policy allows it".to_owned()));
+            }
+            world.set(id, passwords)
+        })
+        .await
     }
 }
 

@@ -24,6 +24,9 @@ pub(super) fn deploy(ground: &Ground<'_>, cloud: &Cloud) -> Result<()> {
         ("KEYSTILE_ROTATE_FUNCTION", "keystile-rotate"),
         ("KEYSTILE_STATIC_NETWORKS", "127.0.0.0/8"),
     ]));
+    // Turn after turn: a proxy that still holds the password of two turns ago reads afresh.
+    let mut rotate = common(ground);
+    rotate.extend(pairs(&[("KEYSTILE_PASSWORD_HELD_S", "0")]));
     let function = |name: &str, env, timeout_s, warm| FunctionSpec {
         name: name.to_owned(),
         function_name: format!("keystile-{name}"),
@@ -38,7 +41,7 @@ pub(super) fn deploy(ground: &Ground<'_>, cloud: &Cloud) -> Result<()> {
         functions: vec![
             function("discover", common(ground), 300, false),
             function("sync-labels", common(ground), 120, false),
-            function("rotate", common(ground), 60, false),
+            function("rotate", rotate, 60, false),
             function("access", access, 320, true),
         ],
     };
