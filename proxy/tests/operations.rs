@@ -226,17 +226,26 @@ fn audit_levels_write_what_they_promise() {
     run(async {
         for (level, shown) in [
             (AuditLevel::Session, [].as_slice()),
-            (AuditLevel::Commands, &["GET", "AUTH", "PING"]),
-            (AuditLevel::Full, &["GET \"secret-key\"", "AUTH *** ***", "PING"]),
+            (AuditLevel::Commands, &["GET", "AUTH", "PING", "PING", "GET"]),
+            (AuditLevel::Full, &["GET \"secret-key\"", "AUTH *** ***", "PING", "PING", "GET \"k\""]),
         ] {
             let mut world = World::start(&[]).await;
             give_carol(&world, RoleOptions { audit: Some(level), ..RoleOptions::default() }).await;
             let mut carol = world.routed("carol", "orders", "iam-ro").await;
             carol.send("GET secret-key\r\nAUTH iam-ro hunter2\r\nPING\r\n").await;
             assert_eq!(carol.lines(3).await, ["$-1", "+OK", "+PONG"]);
+            // What was read at once and is the same is one line.
+            carol.send("PING\r\nPING\r\nPING\r\nGET k\r\n").await;
+            assert_eq!(carol.lines(4).await, ["+PONG", "+PONG", "+PONG", "$-1"]);
             drop(carol);
             world.stop().await;
             let audit = world.audit();
+            let repeated: Vec<_> = audit
+                .iter()
+                .filter(|event| event["code"] == "TDB02I")
+                .filter_map(|event| event["repeated"].as_u64())
+                .collect();
+            assert_eq!(repeated, if shown.is_empty() { vec![] } else { vec![3] }, "{level:?}");
             let queries: Vec<_> = audit
                 .iter()
                 .filter(|event| event["code"] == "TDB02I")

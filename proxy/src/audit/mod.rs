@@ -1,16 +1,18 @@
 //! Audit: one JSON object a line, through a bounded queue and a thread of its own.
 
+mod lines;
 pub mod redact;
 mod writer;
 
 use std::sync::Arc;
 
-use keystile_model::audit::{AuditEvent, EventKind};
+use keystile_model::audit::{AuditEvent, EventKind, timestamp};
 use keystile_model::database::Database;
 use keystile_model::store::Clock;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+pub use lines::Lines;
 pub use writer::{Sink, Target, Writer};
 
 /// What all events of a connection have in common.
@@ -78,6 +80,26 @@ impl Facts {
     #[must_use]
     pub fn age_us(&self) -> Option<u64> {
         u64::try_from((self.clock.now() - self.started).whole_microseconds()).ok()
+    }
+
+    /// What makes lines of the commands of this session. `None` never happens.
+    #[must_use]
+    pub fn lines(&mut self) -> Option<Lines> {
+        let next = self.next;
+        let event = self.event(EventKind::Query, true);
+        self.next = next;
+        Lines::like(event, self.sid)
+    }
+
+    /// The index of the next event.
+    pub fn index(&mut self) -> &mut u64 {
+        &mut self.next
+    }
+
+    /// The time, as events have it.
+    #[must_use]
+    pub fn time(&self) -> String {
+        timestamp(self.clock.now())
     }
 
     /// The next event.

@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use crate::metrics::Metrics;
 
 /// Events that may wait: at 1 KB each 16 MB, several seconds of a busy proxy.
 const QUEUE: usize = 16_384;
+/// Bytes of lines of commands that may wait beside them.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes at which a batch is written although more events wait.
 const BATCH: usize = 64 * 1024;
 /// How long events are gathered before they are written.
@@ -36,6 +39,8 @@ pub enum Target {
 
 enum Message {
     Event(Box<AuditEvent>),
+    /// Whole lines, and how many.
+    Lines(Vec<u8>, u64),
     Stop,
 }
 
@@ -43,6 +48,8 @@ enum Message {
 #[derive(Clone)]
 pub struct Sink {
     queue: SyncSender<Message>,
+    /// Bytes of lines that wait.
+    waiting: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
 
@@ -58,6 +65,18 @@ impl Sink {
         match self.queue.try_send(Message::Event(Box::new(event))) {
             Ok(()) => self.metrics.audit_events.add(1),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.metrics.audit_dropped.add(1),
+        }
+    }
+
+    /// Queues so many whole lines; where the queue is full they are dropped and counted.
+    pub fn send_lines(&self, lines: Vec<u8>, count: u64) {
+        let bytes = lines.len();
+        let fits = self.waiting.fetch_add(bytes, Ordering::Relaxed) < MOST_BYTES;
+        if fits && self.queue.try_send(Message::Lines(lines, count)).is_ok() {
+            self.metrics.audit_events.add(count);
+        } else {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.metrics.audit_dropped.add(count);
         }
     }
 }
@@ -80,10 +99,12 @@ impl Writer {
             Target::File(path) => Some(OpenOptions::new().append(true).create(true).open(path)?),
         };
         let (queue, events) = sync_channel(QUEUE);
-        let sink = Sink { queue: queue.clone(), metrics: Arc::clone(&metrics) };
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let sink =
+            Sink { queue: queue.clone(), waiting: Arc::clone(&waiting), metrics: Arc::clone(&metrics) };
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || write_all(&events, file.as_ref(), &metrics))?;
+            .spawn(move || write_all(&events, file.as_ref(), &waiting, &metrics))?;
         Ok((Self { queue, thread }, sink))
     }
 
@@ -95,13 +116,13 @@ impl Writer {
     }
 }
 
-fn write_all(events: &Receiver<Message>, file: Option<&File>, metrics: &Metrics) {
+fn write_all(events: &Receiver<Message>, file: Option<&File>, waiting: &AtomicUsize, metrics: &Metrics) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut drained = true;
     let (mut told_at, mut lost) = (None, 0);
     while let Ok(first) = events.recv() {
         // Never while a full batch has left events behind, nor when this is the end.
-        if drained && matches!(first, Message::Event(_)) {
+        if drained && !matches!(first, Message::Stop) {
             std::thread::sleep(GATHER);
         }
         let mut next = Some(first);
@@ -115,6 +136,11 @@ fn write_all(events: &Receiver<Message>, file: Option<&File>, metrics: &Metrics)
                         batch.push(b'\n');
                         lines += 1;
                     }
+                }
+                Message::Lines(bytes, count) => {
+                    waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+                    batch.extend_from_slice(&bytes);
+                    lines += count;
                 }
             }
             next = if batch.len() < BATCH { events.try_recv().ok() } else { None };

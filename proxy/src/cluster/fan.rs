@@ -58,8 +58,12 @@ impl Part {
         &self.progress
     }
 
-    fn waits_for(&self, link: LinkId) -> bool {
-        matches!(self.progress, Progress::Sent(at) | Progress::Coming(at, _) if at == link)
+    /// The link whose reply it waits for.
+    fn link(&self) -> Option<LinkId> {
+        match self.progress {
+            Progress::Sent(link) | Progress::Coming(link, _) => Some(link),
+            Progress::Held | Progress::Done(_) => None,
+        }
     }
 
     /// A part for a node: the client's own request, if there is no other.
@@ -95,7 +99,7 @@ pub(super) enum TooMuch {
 pub(super) struct Fan {
     parts: Vec<Part>,
     pub(super) join: Join,
-    /// For each link the parts that it was sent, in that order; those at the front may be over.
+    /// For each link the parts that wait for it, in the order in which they were sent.
     sent: HashMap<LinkId, VecDeque<usize>>,
     /// Parts without a reply.
     missing: usize,
@@ -137,10 +141,20 @@ impl Fan {
             (Progress::Done(_), _) => self.missing += 1,
             _ => {}
         }
-        if let Progress::Sent(link) = progress {
+        let before = part.link();
+        part.progress = progress;
+        let now = part.link();
+        if matches!(part.progress, Progress::Coming(..)) && before == now {
+            return;
+        }
+        if let Some(sent) = before.and_then(|link| self.sent.get_mut(&link)) {
+            // It is the first one but where a link was lost.
+            let at = sent.iter().position(|known| *known == index);
+            at.and_then(|at| sent.remove(at));
+        }
+        if let Some(link) = now {
             self.sent.entry(link).or_default().push_back(index);
         }
-        part.progress = progress;
     }
 
     /// Bytes of a reply came. False where they are too many, and are not to be kept.
@@ -167,15 +181,8 @@ impl Fan {
     }
 
     /// The first part that waits for this link. A link answers in the order of what it was sent.
-    pub(super) fn part_of(&mut self, link: LinkId) -> Option<usize> {
-        let sent = self.sent.get_mut(&link)?;
-        while let Some(index) = sent.front().copied() {
-            if self.parts.get(index).is_some_and(|part| part.waits_for(link)) {
-                return Some(index);
-            }
-            sent.pop_front();
-        }
-        None
+    pub(super) fn part_of(&self, link: LinkId) -> Option<usize> {
+        self.sent.get(&link)?.front().copied()
     }
 
     /// What came so far of a part's reply, if it is coming.
@@ -187,8 +194,7 @@ impl Fan {
     }
 
     fn waiting_for(&self, link: LinkId) -> Vec<usize> {
-        let sent = self.sent.get(&link).into_iter().flatten().copied();
-        sent.filter(|index| self.part(*index).is_some_and(|part| part.waits_for(link))).collect()
+        self.sent.get(&link).into_iter().flatten().copied().collect()
     }
 
     /// This link never came to be: its parts are to be sent elsewhere, but what was for that one replica is

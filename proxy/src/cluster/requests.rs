@@ -97,6 +97,7 @@ impl ClusterSession {
         }
         let read = work.len() - before;
         let scanned = if self.takes_on() { self.scan_requests(&work) } else { Ok(0) };
+        self.journal.hand_on();
         give_back(work, was_held, *scanned.as_ref().unwrap_or(&0), &mut self.client_held);
         let taken = scanned?;
         if self.client_ended && (self.parked.is_none() || self.barrier.is_some()) {
@@ -500,12 +501,11 @@ impl ClusterSession {
     }
 
     fn write_down(&mut self, id: Option<CommandId>, request: &Request, buf: &[u8]) {
-        let shown = if self.journal.wants_arguments() {
-            redact::full(id, request.args(buf))
+        if self.journal.wants_arguments() {
+            self.journal.query(&redact::full(id, request.args(buf)));
         } else {
-            redact::name(id)
-        };
-        self.journal.query(shown);
+            self.journal.query_named(label_of(id));
+        }
     }
 
     #[inline]

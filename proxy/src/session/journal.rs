@@ -5,7 +5,7 @@ use keystile_model::role::AuditLevel;
 use keystile_resp::command::CommandId;
 
 use super::expected::{Label, UNKNOWN};
-use crate::audit::{Facts, Sink};
+use crate::audit::{Facts, Lines, Sink};
 
 /// Different failures that are counted apart between two summaries; the rest is counted together.
 const MOST_FAILURES: usize = 32;
@@ -19,9 +19,23 @@ struct Failure {
     repeated: u64,
 }
 
+/// Bytes of lines that are handed on although more of the same read follows.
+const MOST_WAITING: usize = 32 * 1024;
+
+/// The commands of one read, where each is written down.
+#[derive(Debug)]
+struct Queries {
+    lines: Lines,
+    /// The last one, where its name says it all.
+    last: Option<Label>,
+    /// When they were read.
+    time: String,
+}
+
 /// The books of one session.
 #[derive(Debug)]
 pub struct Journal {
+    queries: Option<Box<Queries>>,
     facts: Facts,
     sink: Sink,
     level: AuditLevel,
@@ -39,6 +53,7 @@ impl Journal {
     #[must_use]
     pub fn new(facts: Facts, sink: Sink, level: AuditLevel) -> Self {
         Self {
+            queries: None,
             facts,
             sink,
             level,
@@ -104,10 +119,57 @@ impl Journal {
         self.bytes.1 += bytes as u64;
     }
 
-    /// Writes a command down, with what may be shown of it.
-    pub fn query(&mut self, shown: String) {
-        let mut event = self.facts.event(EventKind::Query, true);
-        event.db_query = shown;
+    /// Writes a command down by its name.
+    #[inline]
+    pub fn query_named(&mut self, label: Label) {
+        match &mut self.queries {
+            Some(queries) if queries.last == Some(label) => queries.lines.again(),
+            _ => {
+                self.query(&name_of(label));
+                if let Some(queries) = &mut self.queries {
+                    queries.last = Some(label);
+                }
+            }
+        }
+    }
+
+    /// Writes a command down, with what may be shown of it. The same several times in a row is one line.
+    pub fn query(&mut self, shown: &str) {
+        if self.queries.is_none() {
+            let lines = self.facts.lines();
+            self.queries = lines.map(|lines| Box::new(Queries { lines, last: None, time: String::new() }));
+        }
+        let Some(queries) = &mut self.queries else { return };
+        queries.last = None;
+        if queries.lines.is_again(shown) {
+            queries.lines.again();
+            return;
+        }
+        if queries.time.is_empty() {
+            queries.time = self.facts.time();
+        }
+        queries.lines.push(shown, self.facts.index(), &queries.time);
+        if queries.lines.waiting() > MOST_WAITING {
+            self.hand_on();
+        }
+    }
+
+    /// What was read at once is written down.
+    #[inline]
+    pub fn hand_on(&mut self) {
+        let Some(queries) = &mut self.queries else { return };
+        let (lines, count) = queries.lines.take(self.facts.index(), &queries.time);
+        queries.time.clear();
+        queries.last = None;
+        if count > 0 {
+            self.sink.send_lines(lines, count);
+        }
+    }
+
+    /// Behind the commands that were before it.
+    fn send(&mut self, event: impl FnOnce(&mut Facts) -> AuditEvent) {
+        self.hand_on();
+        let event = event(&mut self.facts);
         self.sink.send(event);
     }
 
@@ -132,7 +194,7 @@ impl Journal {
             return;
         }
         let failure = Failure { label, code: code.to_owned(), message: text.to_owned(), repeated: 0 };
-        self.sink.send(failed_event(&mut self.facts, &failure, None));
+        self.send(|facts| failed_event(facts, &failure, None));
         self.failures.push(failure);
     }
 
@@ -140,7 +202,7 @@ impl Journal {
     pub fn summarise(&mut self) {
         for failure in std::mem::take(&mut self.failures) {
             if failure.repeated > 0 {
-                self.sink.send(failed_event(&mut self.facts, &failure, Some(failure.repeated)));
+                self.send(|facts| failed_event(facts, &failure, Some(failure.repeated)));
             }
         }
         self.last = 0;
@@ -148,32 +210,39 @@ impl Journal {
         if counts.is_empty() || self.level < AuditLevel::Summary {
             return;
         }
-        let mut event = self.facts.event(EventKind::SessionSummary, true);
-        for (label, count) in counts {
-            event.commands.insert(name_of(label), count);
-        }
-        self.sink.send(event);
+        self.send(|facts| {
+            let mut event = facts.event(EventKind::SessionSummary, true);
+            for (label, count) in counts {
+                event.commands.insert(name_of(label), count);
+            }
+            event
+        });
     }
 
     /// Closes the books. `error` is empty where the client just left.
     pub fn close(&mut self, error: &str, message: &str) {
         self.summarise();
-        let mut event = self.facts.event(EventKind::SessionEnd, true);
-        event.error = error.to_owned();
-        event.message = message.to_owned();
-        (event.bytes_in, event.bytes_out) = (Some(self.bytes.0), Some(self.bytes.1));
-        event.session_start = keystile_model::audit::timestamp(self.facts.started());
-        event.session_stop.clone_from(&event.time);
-        event.duration_us = self.facts.age_us();
-        self.sink.send(event);
+        let bytes = self.bytes;
+        self.send(|facts| {
+            let mut event = facts.event(EventKind::SessionEnd, true);
+            event.error = error.to_owned();
+            event.message = message.to_owned();
+            (event.bytes_in, event.bytes_out) = (Some(bytes.0), Some(bytes.1));
+            event.session_start = keystile_model::audit::timestamp(facts.started());
+            event.session_stop.clone_from(&event.time);
+            event.duration_us = facts.age_us();
+            event
+        });
     }
 
     /// Says that the client sent what is no RESP.
     pub fn malformed(&mut self, text: &str) {
-        let mut event = self.facts.event(EventKind::MalformedPacket, false);
-        event.error = "malformed".to_owned();
-        event.message = text.to_owned();
-        self.sink.send(event);
+        self.send(|facts| {
+            let mut event = facts.event(EventKind::MalformedPacket, false);
+            event.error = "malformed".to_owned();
+            event.message = text.to_owned();
+            event
+        });
     }
 
     #[inline]

@@ -65,6 +65,7 @@ impl Session {
         self.metrics.bytes_in.add((work.len() - before) as u64);
         self.handle.active(self.clock.now());
         let scanned = self.scan_requests(&work);
+        self.journal.hand_on();
         give_back(work, was_held, *scanned.as_ref().unwrap_or(&0), &mut self.client_held);
         scanned.map(|_| true)
     }
@@ -443,12 +444,11 @@ impl Session {
     }
 
     fn write_down(&mut self, id: Option<CommandId>, request: &Request, buf: &[u8]) {
-        let shown = if self.journal.wants_arguments() {
-            redact::full(id, request.args(buf))
+        if self.journal.wants_arguments() {
+            self.journal.query(&redact::full(id, request.args(buf)));
         } else {
-            redact::name(id)
-        };
-        self.journal.query(shown);
+            self.journal.query_named(label_of(id));
+        }
     }
 }
 

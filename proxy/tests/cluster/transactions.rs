@@ -49,7 +49,7 @@ fn a_transaction_stays_on_the_shard_of_its_first_key() {
             (vec!["MULTI", "PING", "EXEC"], vec!["+OK", "+QUEUED", "[+PONG]"]),
             (
                 vec!["MULTI", "MULTI", "DISCARD", "PING"],
-                vec!["+OK", "-ERR MULTI calls can not be nested", "+OK", "+PONG"],
+                vec!["+OK", "-ERR Command not allowed inside a transaction", "+OK", "+PONG"],
             ),
             (vec!["EXEC", "DISCARD"], vec!["-ERR EXEC without MULTI", "-ERR DISCARD without MULTI"]),
             (
