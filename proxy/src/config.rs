@@ -90,8 +90,9 @@ pub struct Config {
     /// `KEYSTILE_MAX_REQUEST_BYTES`: length of one command, default 1,073,741,824 (what a server buffers), at least
     /// 1,048,576, at most 1 TiB.
     pub max_request_bytes: u64,
-    /// `KEYSTILE_MAX_REPLY_NESTING`: how deep a reply's arrays, maps and sets may be in each other, default 128, 8 to
-    /// 1,024.
+    /// `KEYSTILE_MAX_REPLY_NESTING`: how deep a reply's arrays, maps and sets may be in each other, default 8,192
+    /// (a script's reply may be 7,996 deep, which is where Lua's stack ends), 8 to 65,536. A level takes 16 bytes while
+    /// the reply lasts.
     pub max_reply_nesting: usize,
     /// `KEYSTILE_MERGED_REPLY_BYTES`: what all sessions together may hold of replies that several nodes of a cluster
     /// give, default 268,435,456, 1 MiB to 1 TiB.
@@ -187,8 +188,8 @@ impl Config {
                 .unwrap_or(u32::MAX),
             max_argument_bytes: number("KEYSTILE_MAX_ARGUMENT_BYTES", 512 << 20, 16 << 10, 1 << 40)?,
             max_request_bytes: number("KEYSTILE_MAX_REQUEST_BYTES", 1 << 30, 1 << 20, 1 << 40)?,
-            max_reply_nesting: usize::try_from(number("KEYSTILE_MAX_REPLY_NESTING", 128, 8, 1_024)?)
-                .unwrap_or(128),
+            max_reply_nesting: usize::try_from(number("KEYSTILE_MAX_REPLY_NESTING", 8_192, 8, 65_536)?)
+                .unwrap_or(8_192),
             merged_reply_bytes: usize::try_from(number(
                 "KEYSTILE_MERGED_REPLY_BYTES",
                 256 << 20,

@@ -383,6 +383,8 @@ fn scripts_and_functions() {
         let script = [
             "EVAL \"return 1\" 0",
             "EVAL \"return {1,2,{3,'x'}}\" 0",
+            // As deep as a server's replies get: 7,996 arrays in each other, with an error in the innermost.
+            "EVAL \"local a = {}; local b = {a}; a[1] = b; return a\" 0",
             "EVAL \"return redis.call('get', KEYS[1])\" 1 missing",
             "EVAL \"return redis.status_reply('FINE')\" 0",
             "EVAL \"return redis.error_reply('MY bad')\" 0",

@@ -174,7 +174,7 @@ fn every_kind_of_reply_passes_as_it_is() {
 #[test]
 fn what_no_server_may_send_ends_the_session_with_a_reason() {
     run(async {
-        let world = World::start(&[]).await;
+        let world = World::start(&[("KEYSTILE_MAX_REPLY_NESTING", "100")]).await;
         let broken = [
             ("@1\r\n", "unknown type"),
             ("*1\r\n".repeat(200).leak(), "nested deeper"),

@@ -31,8 +31,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Room for whatever a server sends.
-    pub const DEFAULT: Self = Self { depth: 128, bulk: 1 << 40, elements: 1 << 32, whole: 16 * 1024 };
+    /// Room for whatever a server sends. A script's reply may be 7,996 deep, where Lua's own stack ends.
+    pub const DEFAULT: Self = Self { depth: 8_192, bulk: 1 << 40, elements: 1 << 32, whole: 16 * 1024 };
 }
 
 impl Default for Limits {

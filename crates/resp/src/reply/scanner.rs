@@ -7,7 +7,7 @@
 //!   └◄───────── value done: parents too ┘ ─► none left: the frame ends
 //! ```
 //! The levels above the innermost live in a vector that is empty, and not allocated, while replies
-//! are flat.
+//! are flat. It is given back behind a reply that was unusually deep.
 
 use super::{Frame, Kind, Limits, ReplyError, SHOWN_TEXT, Step};
 use crate::Span;
@@ -68,6 +68,9 @@ enum Of {
     Chunks,
 }
 
+/// As many levels keep their place for the next nested reply; replies seldom have more than five.
+const LEVELS_KEPT: usize = 64;
+
 const TOP: Level = Level { count: 0, of: Of::Top };
 
 /// What became of one look at the bytes.
@@ -124,6 +127,11 @@ impl ReplyScanner {
             self.failed = Some(error);
         }
         step
+    }
+
+    #[cfg(test)]
+    pub(super) fn levels_held(&self) -> usize {
+        self.outer.capacity()
     }
 
     /// The frame whose beginning was seen but whose end was not: what is known of it so far.
@@ -459,6 +467,9 @@ impl ReplyScanner {
 
     fn leave(&mut self) {
         self.level = self.outer.pop().unwrap_or(TOP);
+        if self.level.of == Of::Top && self.outer.capacity() > LEVELS_KEPT {
+            self.outer = Vec::new();
+        }
     }
 
     /// Hands out what surely belongs to a streamed frame; a whole one waits in the buffer.

@@ -97,14 +97,15 @@ fn limits_hold() {
     assert_eq!(scan(format!("|1\r\n+{}", "a".repeat(70)).as_bytes()), Err(ReplyError::AttributeTooLong));
 }
 
-/// Depth is counted, not recursed into.
+/// Depth is counted, not recursed into, and its memory is not kept.
 #[test]
 fn nesting_is_not_recursion() {
-    let limits = Limits { depth: 1000, whole: 1 << 20, ..Limits::DEFAULT };
-    let bytes = [b"*1\r\n".repeat(1000), b":1\r\n".to_vec()].concat();
-    assert!(
-        matches!(ReplyScanner::new(limits).scan(&bytes), Ok(Step::Frame(frame)) if frame.len == bytes.len())
-    );
+    let limits = Limits { whole: 1 << 20, ..Limits::DEFAULT };
+    let deep = |levels: usize| [b"*1\r\n".repeat(levels), b":1\r\n".to_vec()].concat();
+    let (bytes, mut scanner) = (deep(8_192), ReplyScanner::new(limits));
+    assert!(matches!(scanner.scan(&bytes), Ok(Step::Frame(frame)) if frame.len == bytes.len()));
+    assert!(scanner.levels_held() <= 64, "{} levels are held", scanner.levels_held());
+    assert_eq!(ReplyScanner::new(limits).scan(&deep(8_193)), Err(ReplyError::TooDeep));
 }
 
 /// Found by fuzzing: a long line in an attribute before the first element was never left.
