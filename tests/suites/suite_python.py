@@ -8,7 +8,7 @@ import fetch
 
 OURS = fetch.ROOT / "tests/suites/redis-py"
 # What one file with its asynchronous twin, and one test, may take, in seconds.
-FILE_S, TEST_S = 600, 30
+FILE_S, TEST_S = 900, 30
 # The others test parsers, clusters, modules and Sentinel.
 FILES = ["commands", "pipeline", "pubsub", "scripting", "lock", "connection", "connection_pool", "encoding", "monitor",
          "function", "multiprocessing", "cache"]
