@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -13,6 +13,7 @@ use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::connection;
 use crate::throttle::Throttle;
+use crate::upstream;
 
 /// Connections over the limit that are told so at a time; those beyond are closed without a word.
 const MOST_TURNED_AWAY: usize = 64;
@@ -39,6 +40,7 @@ fn listener(address: SocketAddr) -> std::io::Result<StdListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    upstream::tune(&SockRef::from(&socket));
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -117,5 +119,18 @@ mod tests {
         let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
         assert_eq!(addresses.len(), 3);
         assert!(addresses.iter().all(|address| *address == addresses[0] && address.port() != 0));
+    }
+
+    #[test]
+    fn what_is_accepted_is_tuned() {
+        let listener = listener("127.0.0.1:0".parse().unwrap()).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(other.local_addr().unwrap()).unwrap();
+        assert!(!SockRef::from(&other.accept().unwrap().0).keepalive().unwrap());
     }
 }

@@ -30,7 +30,7 @@ use crate::session::journal::Journal;
 use crate::session::leg::Leg;
 use crate::session::{Parts, Session, SignIn, Standing, Tries};
 use crate::sessions::{Live, Most, NoPlace};
-use crate::upstream::{self, host_rule};
+use crate::upstream::host_rule;
 
 /// How long a refused client's first command is waited for.
 const FIRST_WORDS: Duration = Duration::from_secs(1);
@@ -77,7 +77,6 @@ pub async fn serve(shared: Arc<Shared>, tcp: TcpStream, remote: SocketAddr) {
 }
 
 async fn begin(shared: &Arc<Shared>, mut tcp: TcpStream, remote: SocketAddr) -> Option<(uuid::Uuid, Engine)> {
-    upstream::tune(&tcp);
     let remote = told_address(shared, &mut tcp, remote).await?;
     // Without a policy no certificate could be verified in the handshake; it must be before it counts.
     let cold = shared.policy.borrow().policy.is_none();
@@ -102,7 +101,6 @@ async fn begin(shared: &Arc<Shared>, mut tcp: TcpStream, remote: SocketAddr) -> 
 /// Tells a client that the proxy has as many connections as it may. Nobody asks who it is.
 pub async fn turn_away(shared: &Arc<Shared>, mut tcp: TcpStream, remote: SocketAddr) {
     note_limit(shared, "proxy", "");
-    upstream::tune(&tcp);
     let Some(remote) = told_address(shared, &mut tcp, remote).await else { return };
     let Some(mut client) = handshake(shared, tcp, &mut facts(shared, remote), remote).await else { return };
     let refusal = Refusal::Limit {
@@ -443,7 +441,10 @@ fn start(
         }
         Plan::Open => Standing::Open,
     };
-    let address = reached_at(&client);
+    // The reader endpoint of a serverless cache is one server to whoever speaks to it.
+    let is_cluster =
+        admission.database.cluster_mode && admission.database.endpoint_type != EndpointType::Reader;
+    let address = is_cluster.then(|| reached_at(&client));
     let parts = Parts {
         client,
         held: preamble.into_held(),
@@ -457,10 +458,7 @@ fn start(
         clock: Arc::clone(&shared.coarse),
         metrics: Arc::clone(&shared.metrics),
     };
-    // The reader endpoint of a serverless cache is one server to whoever speaks to it.
-    if !admission.database.cluster_mode || admission.database.endpoint_type == EndpointType::Reader {
-        return (sid, Engine::Single(Session::new(parts)));
-    }
+    let Some(address) = address else { return (sid, Engine::Single(Session::new(parts))) };
     let session = ClusterSession::new(ClusterParts {
         parts,
         dial: Arc::new(NodeDialer {

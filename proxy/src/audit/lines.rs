@@ -133,7 +133,7 @@ impl Lines {
 
 /// An id that no other event has: of the random one of its session and its own index. UUID version 8, which leaves
 /// the content to its maker (RFC 9562).
-fn unique(sid: Uuid, index: u64) -> Uuid {
+pub(super) fn unique(sid: Uuid, index: u64) -> Uuid {
     let (high, low) = sid.as_u64_pair();
     // The two top bits of the lower half are the variant's; an index never reaches them.
     Uuid::from_u64_pair((high & !0xf000) | 0x8000, low ^ (index & (u64::MAX >> 2)))

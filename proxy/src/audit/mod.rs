@@ -104,8 +104,14 @@ impl Facts {
 
     /// The next event.
     pub fn event(&mut self, kind: EventKind, success: bool) -> AuditEvent {
-        let mut event =
-            AuditEvent::new(kind, success, self.clock.now(), Uuid::new_v4(), &self.deployment, &self.user);
+        let mut event = AuditEvent::new(
+            kind,
+            success,
+            self.clock.now(),
+            lines::unique(self.sid, self.next),
+            &self.deployment,
+            &self.user,
+        );
         event.ei = self.next;
         self.next += 1;
         event.sid = self.sid.to_string();

@@ -127,7 +127,7 @@ impl Dialer {
             host_rule::check_address(database, ip, static_networks, self.allow_loopback).map_err(rule)?;
             let why = match timeout(self.step, TcpStream::connect(SocketAddr::new(ip, endpoint.port))).await {
                 Ok(Ok(tcp)) => {
-                    tune(&tcp);
+                    tune(&socket2::SockRef::from(&tcp));
                     // A cache that has vanished says nothing: its host, or the way to it, is gone.
                     let _ = socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
                     return Ok(tcp);
@@ -196,8 +196,10 @@ pub(crate) async fn ask(leg: &mut Leg, request: &[u8]) -> Result<(Kind, String),
 }
 
 /// No delay for small packets, and a question now and then whether the other side still lives.
-pub fn tune(tcp: &TcpStream) {
-    let _ = tcp.set_nodelay(true);
+///
+/// What is accepted has what its listening socket has, so that it need not be told.
+pub fn tune(socket: &socket2::SockRef<'_>) {
+    let _ = socket.set_tcp_nodelay(true);
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_AGAIN);
-    let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_keepalive(&keepalive);
 }
