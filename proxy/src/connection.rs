@@ -187,6 +187,8 @@ async fn handshake(shared: &Shared, tcp: TcpStream, facts: &mut Facts, remote: S
 /// What a session starts from.
 struct Ready {
     server: Leg,
+    /// Where that leads.
+    node: Endpoint,
     admission: Admission,
     identity: Arc<ClientIdentity>,
     handle: Arc<Handle>,
@@ -231,8 +233,7 @@ async fn establish(
     let handle = Arc::new(Handle::new(unix_ms(shared.clock.now())));
     reserve(shared, facts, &admission, &identity, &handle)?;
     let ready = async {
-        let server =
-            shared.dialer.dial(&admission.database, &admission.db_user, &admission.plan, &networks).await;
+        let (server, node) = dial_first(shared, &admission, &networks).await;
         let name = admission.database.name.as_str();
         match &server {
             Ok(_) => shared.logins.succeeded(name),
@@ -241,14 +242,50 @@ async fn establish(
         }
         let server = server?;
         still_allowed(shared, &policy, &admission, &identity)?;
-        Ok(server)
+        Ok((server, node))
     };
     match ready.await {
-        Ok(server) => Ok(Ready { server, admission, identity, handle, networks }),
+        Ok((server, node)) => Ok(Ready { server, node, admission, identity, handle, networks }),
         Err(refusal) => {
             shared.sessions.remove(facts.sid());
             Err(NoSession::Refused(refusal))
         }
+    }
+}
+
+/// The first connection to the cache: in cluster mode to the node of commands without a key, if that is known and
+/// answers, else to the endpoint, which leads to any node.
+async fn dial_first(
+    shared: &Arc<Shared>,
+    admission: &Admission,
+    networks: &[String],
+) -> (Result<Leg, Refusal>, Endpoint) {
+    let database = &admission.database;
+    if is_cluster(database)
+        && let map = shared.maps.of(database)
+        && map.is_told()
+        && let Some(home) = map.load().home().filter(|home| **home != database.endpoint)
+        && let Ok(server) = node_dialer(shared, admission, networks.to_vec()).dial(home).await
+    {
+        return (Ok(server), home.clone());
+    }
+    let dialed = shared.dialer.dial(database, &admission.db_user, &admission.plan, networks).await;
+    (dialed, database.endpoint.clone())
+}
+
+/// Whether sessions keep links to the nodes of a cluster. The reader endpoint of a serverless cache is one server to
+/// whoever speaks to it.
+fn is_cluster(database: &Database) -> bool {
+    database.cluster_mode && database.endpoint_type != EndpointType::Reader
+}
+
+fn node_dialer(shared: &Arc<Shared>, admission: &Admission, networks: Vec<String>) -> NodeDialer {
+    NodeDialer {
+        shared: Arc::clone(shared),
+        database: Arc::clone(&admission.database),
+        db_user: admission.db_user.clone(),
+        plan: admission.plan.clone(),
+        networks,
     }
 }
 
@@ -420,7 +457,7 @@ fn start(
     ready: Ready,
     source: IpAddr,
 ) -> (uuid::Uuid, Engine) {
-    let Ready { server, admission, identity, handle, networks } = ready;
+    let Ready { server, node, admission, identity, handle, networks } = ready;
     let sid = facts.sid();
     let mut event = facts.event(EventKind::SessionStart, true);
     event.rule.clone_from(&admission.rule);
@@ -441,10 +478,8 @@ fn start(
         }
         Plan::Open => Standing::Open,
     };
-    // The reader endpoint of a serverless cache is one server to whoever speaks to it.
-    let is_cluster =
-        admission.database.cluster_mode && admission.database.endpoint_type != EndpointType::Reader;
-    let address = is_cluster.then(|| reached_at(&client));
+    let address = is_cluster(&admission.database).then(|| reached_at(&client));
+    let dial = Arc::new(node_dialer(shared, &admission, networks));
     let parts = Parts {
         client,
         held: preamble.into_held(),
@@ -461,13 +496,8 @@ fn start(
     let Some(address) = address else { return (sid, Engine::Single(Session::new(parts))) };
     let session = ClusterSession::new(ClusterParts {
         parts,
-        dial: Arc::new(NodeDialer {
-            shared: Arc::clone(shared),
-            database: Arc::clone(&admission.database),
-            db_user: admission.db_user,
-            plan: admission.plan,
-            networks,
-        }),
+        node,
+        dial,
         map: shared.maps.of(&admission.database),
         reached: (Arc::clone(&shared.deployment), address),
         budget: Arc::clone(&shared.merging),

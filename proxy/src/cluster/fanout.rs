@@ -36,8 +36,14 @@ impl ClusterSession {
                 self.send_fan(incoming, parts, Join::Split(Box::new(split)), barrier)
             }
             Plan::AllPrimaries(how) => {
-                let parts: Vec<Part> =
+                let mut parts: Vec<Part> =
                     self.map.primaries().cloned().map(|node| Part::of_node(node, None)).collect();
+                if how == Merge::AnyValue && !parts.is_empty() {
+                    // The first that there is: another shard's each time.
+                    self.turn = self.turn.wrapping_add(1);
+                    let by = self.turn % parts.len();
+                    parts.rotate_left(by);
+                }
                 self.send_to_all(incoming, parts, how)
             }
             Plan::AllNodes(how) => {

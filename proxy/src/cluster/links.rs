@@ -105,21 +105,15 @@ impl ClusterSession {
         self.link_of_slot(slot)
     }
 
-    /// The link of commands without a key: the first connection, and when that is lost the first primary's.
+    /// The link of commands without a key.
     pub(super) fn home_link(&mut self) -> Option<LinkId> {
         if let Some(home) = self.home
             && self.links.get(home).is_some_and(|link| link.is_usable())
         {
             return Some(home);
         }
-        let up = self.links.find(|link| link.purpose == Purpose::Main && link.is_up());
-        let home = match up {
-            Some(up) => up,
-            None => {
-                let node = self.map.primaries().next()?.clone();
-                self.link_of(&node, Purpose::Main)?
-            }
-        };
+        let node = self.map.home()?.clone();
+        let home = self.link_of(&node, Purpose::Main)?;
         self.home = Some(home);
         Some(home)
     }
@@ -307,6 +301,10 @@ impl ClusterSession {
         self.settling |= !self.order.is_empty();
         self.by_place.clear();
         self.gone_replicas.clear();
+        let home = self.home.and_then(|home| self.links.get(home));
+        if home.is_some_and(|link| Some(&link.node) != self.map.home()) {
+            self.home = None;
+        }
         self.subscriptions_follow_map();
         if self.shared_map.is_told() {
             self.waits_for_map = false;

@@ -76,8 +76,10 @@ const WHOLE_REQUEST: usize = 1024 * 1024;
 
 /// What a session in cluster mode is made of, beside what every session is.
 pub struct ClusterParts {
-    /// What every session is made of; its server is the first connection, at the database's endpoint.
+    /// What every session is made of; its server is the first connection.
     pub parts: Parts,
+    /// Where that leads: to the node of commands without a key, or to the database's endpoint.
+    pub node: Endpoint,
     /// The database.
     pub database: Arc<Database>,
     /// Opens connections to nodes.
@@ -198,11 +200,13 @@ impl ClusterSession {
     /// Puts a session together.
     #[must_use]
     pub fn new(own: ClusterParts) -> Box<Self> {
-        let ClusterParts { parts, database, dial, map: shared_map, split_mset, reached, budget } = own;
+        let ClusterParts { parts, node, database, dial, map: shared_map, split_mset, reached, budget } = own;
         let (deployment, address) = reached;
         let limits = request::Limits { whole: WHOLE_REQUEST, ..parts.limits.0 };
         let mut links = Links::default();
-        let home = links.add(Link::up(database.endpoint.clone(), Purpose::Main, parts.server));
+        let map = shared_map.load();
+        let is_home = map.home() == Some(&node);
+        let home = links.add(Link::up(node, Purpose::Main, parts.server)).filter(|_| is_home);
         Box::new(Self {
             client: parts.client,
             requests: request::Scanner::new(limits),
@@ -220,7 +224,7 @@ impl ClusterSession {
             trouble: None,
             streaming: None,
             pushes: Vec::new(),
-            map: shared_map.load(),
+            map,
             map_version: shared_map.version(),
             shared_map,
             may_ask_slots: true,

@@ -322,7 +322,8 @@ fn of_subcommand(container: &str, name: &str) -> Option<Kind> {
         ("memory", "stats") => Plan::AllPrimaries(Merge::MemoryStats),
         ("pubsub", "channels" | "shardchannels") => Plan::AllNodes(Merge::Distinct),
         ("pubsub", "numsub" | "shardnumsub") => Plan::AllNodes(Merge::Counts),
-        ("pubsub", "numpat") => Plan::AllNodes(Merge::Sum),
+        // A pattern that may match key events is at each primary, and all that sessions subscribe to is at home.
+        ("pubsub", "numpat") => Plan::AllNodes(Merge::Max),
         ("script", "show") => Plan::AllPrimaries(Merge::OneSucceeded),
         ("slowlog", "get") => return Some(Kind::Own(slowlog_get)),
         _ => return None,

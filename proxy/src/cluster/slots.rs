@@ -118,6 +118,12 @@ impl SlotMap {
         self.shards().map(|shard| &shard.primary)
     }
 
+    /// The node of commands without a key. The same for all sessions, and one that takes writes: who subscribes
+    /// and who publishes meet there.
+    pub fn home(&self) -> Option<&Endpoint> {
+        self.primary(0).or_else(|| self.primaries().next())
+    }
+
     /// All nodes: the primaries, then the replicas.
     pub fn nodes(&self) -> impl Iterator<Item = &Endpoint> {
         self.primaries().chain(self.shards().flat_map(|shard| &shard.replicas))

@@ -154,3 +154,50 @@ fn a_token_that_is_refused_is_no_end_and_costs_no_reply() {
         ask(9_999).await;
     });
 }
+
+#[test]
+fn home_is_a_primary_wherever_the_endpoint_leads() {
+    run(async {
+        let world = World::start(&[]).await;
+        let cluster = Cluster::start(world.dir.path(), 2, 1);
+        // A replica.
+        world.serve_cluster_at(&cluster, 3).await;
+        let here = key_of(&cluster, 0);
+        for _ in 0..3 {
+            let mut client = world.routed("alice", "sessions", "iam-admin").await;
+            assert!(client.command(&["ROLE"]).await.starts_with("[master "));
+            let script = "#!lua\nreturn 1";
+            assert_eq!(client.command(&["EVAL", script, "0"]).await, ":1");
+            assert_eq!(client.command(&["CONFIG", "SET", "notify-keyspace-events", "Kl"]).await, "+OK");
+            assert_eq!(client.command(&["PSUBSCRIBE", "*"]).await, "[psubscribe * :1]");
+            let mut other = world.routed("alice", "sessions", "iam-admin").await;
+            assert_eq!(other.command(&["PUBSUB", "NUMPAT"]).await, ":1");
+            // Whoever subscribes is at the node of who publishes, and hears of each key once.
+            let heard = other.command(&["PUBLISH", "news", "x"]).await;
+            assert_eq!(client.reply().await, "[pmessage * news x]");
+            assert_eq!(other.command(&["LPUSH", &here, "a"]).await, ":1");
+            assert_eq!(other.command(&["DEL", &here]).await, ":1");
+            assert_eq!(other.command(&["PUBLISH", "news", "y"]).await, heard);
+            assert_eq!(client.reply().await, format!("[pmessage * __keyspace@0__:{here} lpush]"));
+            assert_eq!(client.reply().await, "[pmessage * news y]");
+            assert_eq!(heard, ":1");
+        }
+    });
+}
+
+#[test]
+fn a_random_key_is_of_any_shard() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-admin").await;
+        let keys = [key_of(&cluster, 0), key_of(&cluster, 1)];
+        for key in &keys {
+            assert_eq!(client.command(&["SET", key, "x"]).await, "+OK");
+        }
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..4 {
+            seen.insert(client.command(&["RANDOMKEY"]).await);
+        }
+        assert_eq!(seen.len(), 2);
+    });
+}

@@ -423,8 +423,13 @@ impl World {
     /// Puts a database called `sessions` at a cluster, whose first node stands for the configuration endpoint,
     /// and a db user that may only read.
     pub async fn serve_cluster(&self, cluster: &cluster::Cluster) {
+        self.serve_cluster_at(cluster, 0).await;
+    }
+
+    /// The same, by an endpoint that leads to this node.
+    pub async fn serve_cluster_at(&self, cluster: &cluster::Cluster, node: usize) {
         let mut sessions = Database { cluster_mode: true, ..self.database("sessions") };
-        sessions.endpoint.port = cluster.nodes[0].port;
+        sessions.endpoint.port = cluster.nodes[node].port;
         let endpoint = sessions.endpoint.clone();
         self.put(Entity::Database(Box::new(sessions))).await;
         self.put(db_user("iam-min", "keystile", DbUserAuth::Iam)).await;
