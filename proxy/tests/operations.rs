@@ -262,6 +262,28 @@ fn audit_levels_write_what_they_promise() {
 }
 
 #[test]
+fn each_command_of_a_long_pipeline_is_written_down_with_its_time() {
+    run(async {
+        let mut world = World::start(&[]).await;
+        give_carol(&world, RoleOptions { audit: Some(AuditLevel::Commands), ..RoleOptions::default() }).await;
+        let mut carol = world.routed("carol", "orders", "iam-ro").await;
+        carol.send(["GET k\r\nPING\r\n".repeat(60), "GET k\r\n".repeat(50)].concat()).await;
+        carol.lines(170).await;
+        drop(carol);
+        world.stop().await;
+        let audit = world.audit();
+        let queries: Vec<_> = audit.iter().filter(|event| event["code"] == "TDB02I").collect();
+        let count: u64 = queries.iter().map(|event| event["repeated"].as_u64().unwrap_or(1)).sum();
+        assert_eq!(count, 170);
+        assert!(queries.iter().all(|event| event["time"].as_str().is_some_and(|time| time.len() == 24)));
+        let indexes: Vec<u64> = audit.iter().filter_map(|event| event["ei"].as_u64()).collect();
+        let distinct: std::collections::HashSet<_> =
+            audit.iter().map(|event| event["uid"].to_string()).collect();
+        assert_eq!((distinct.len(), indexes.len()), (audit.len(), audit.len()));
+    });
+}
+
+#[test]
 fn the_address_is_what_a_load_balancer_of_ours_says() {
     run(async {
         use tokio::io::AsyncWriteExt as _;

@@ -170,6 +170,11 @@ impl Fan {
         self.too_much.is_none()
     }
 
+    /// What it has taken of the budget: to be kept for as long as its reply is there.
+    pub(super) fn into_share(self) -> Share {
+        self.share
+    }
+
     /// Why there will be no common reply.
     pub(super) fn too_much(&self) -> Option<TooMuch> {
         self.too_much

@@ -30,9 +30,9 @@ impl ClusterSession {
         let barrier = plan::is_barrier(incoming.id, args, plan);
         match plan {
             Plan::Split(how) => {
-                let split = split::split(args, how);
-                let parts = split.parts().iter();
-                let parts = parts.map(|part| Part::of_slot(part.slot, part.request.clone())).collect();
+                let mut split = split::split(args, how);
+                let parts = split.take_parts().into_iter();
+                let parts = parts.map(|part| Part::of_slot(part.slot, part.request)).collect();
                 self.send_fan(incoming, parts, Join::Split(Box::new(split)), barrier)
             }
             Plan::AllPrimaries(how) => {
@@ -169,7 +169,9 @@ impl ClusterSession {
             Join::Scan(scan) => return self.go_on_scanning(number, fan, scan),
             join => fan.join = join,
         }
-        Some(joined(&fan))
+        let reply = joined(&fan);
+        self.merged.push(fan.into_share());
+        Some(reply)
     }
 }
 

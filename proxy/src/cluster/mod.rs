@@ -61,6 +61,7 @@ use crate::session::renewal::Renewal;
 use crate::session::{End, FAREWELL, MOST_UNANSWERED, Parts, Replying, Standing, TO_BOUNDARY, last_words};
 use again::Trouble;
 use answers::OneNode;
+use budget::Share;
 use link::{Link, LinkId, Purpose};
 use links::Links;
 use map::SharedMap;
@@ -191,6 +192,8 @@ pub struct ClusterSession {
     /// Bytes that waited for the client at the last look.
     unsent: usize,
     budget: Arc<Budget>,
+    /// What merged replies that the client has not taken yet have of it.
+    merged: Vec<Share>,
     finishing: Option<End>,
     counted: (u64, u64),
     begun: bool,
@@ -256,6 +259,7 @@ impl ClusterSession {
             hold: false,
             unsent: 0,
             budget,
+            merged: Vec::new(),
             finishing: None,
             counted: (0, 0),
             begun: false,
@@ -322,6 +326,9 @@ impl ClusterSession {
         }
         let client_done = self.client.poll_flush(cx).map_err(|_| End::ClientFailed)?.is_ready();
         self.note_stall(client_done);
+        if client_done && !self.merged.is_empty() && !self.order.holds_answers() {
+            self.merged.clear();
+        }
         if client_done && self.order.is_empty() && self.streaming.is_none() {
             self.settled();
             if let Some(end) = self.finishing.take() {

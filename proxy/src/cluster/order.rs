@@ -14,6 +14,8 @@ use crate::session::expected::{Label, Topic};
 
 /// Commands that may be unanswered before the client is read no further: 64 bytes each.
 const MOST_ENTRIES: usize = 64 * 1024;
+/// Parts of unanswered commands, one more command not counted: with what belongs to them some 300 bytes each.
+const MOST_PARTS: usize = 16 * 1024;
 /// Bytes of unanswered requests that are kept, one more request not counted.
 pub(super) const WINDOW: usize = 1024 * 1024;
 /// Bytes at the front of the window that are done with before the rest is moved there.
@@ -76,6 +78,8 @@ pub(super) struct Entry {
     pub(super) kept: u32,
     /// Where they begin, among all bytes ever kept, modulo 2^32.
     kept_at: u32,
+    /// Parts that it was sent in; 0 where it went as a whole.
+    parts: u32,
     /// How often it was sent again.
     pub(super) again: u8,
     /// Whether the client wants no reply.
@@ -94,6 +98,7 @@ impl Entry {
             slot: NO_SLOT,
             kept: 0,
             kept_at: 0,
+            parts: 0,
             again: 0,
             muted,
             of_replica: false,
@@ -114,6 +119,8 @@ pub(super) struct Order {
     kept: (u32, u32),
     /// Bytes of answers that wait.
     answers: usize,
+    /// Parts of the commands that went to several nodes or slots.
+    parts: usize,
 }
 
 impl Order {
@@ -140,6 +147,10 @@ impl Order {
         if let Awaiting::Answer(bytes) = &entry.awaiting {
             self.answers += bytes.len();
         }
+        if let Awaiting::Fan(fan) = &entry.awaiting {
+            entry.parts = u32::try_from(fan.parts().len()).unwrap_or(u32::MAX);
+            self.parts += entry.parts as usize;
+        }
         self.queue.push_back(entry);
     }
 
@@ -155,6 +166,7 @@ impl Order {
         let entry = self.queue.pop_front()?;
         self.answered += 1;
         self.start += entry.kept as usize;
+        self.parts -= entry.parts as usize;
         self.kept.1 = self.kept.1.wrapping_add(entry.kept);
         if let Awaiting::Answer(bytes) = &entry.awaiting {
             self.answers = self.answers.saturating_sub(bytes.len());
@@ -216,6 +228,12 @@ impl Order {
         })
     }
 
+    /// Whether an answer waits for its turn.
+    #[inline]
+    pub(super) fn holds_answers(&self) -> bool {
+        self.answers > 0
+    }
+
     /// Whether everything is answered.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
@@ -226,6 +244,7 @@ impl Order {
     #[inline]
     pub(super) fn has_room(&self, most_answers: usize) -> bool {
         self.queue.len() < MOST_ENTRIES
+            && self.parts < MOST_PARTS
             && self.window.len() - self.start < WINDOW
             && self.answers < most_answers
     }

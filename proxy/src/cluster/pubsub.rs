@@ -26,7 +26,7 @@ use super::slots::Redirect;
 use super::value::Value;
 use crate::session::expected::Topic;
 use crate::session::judge::Refused;
-use crate::session::subscriber::refusal_for_a_subscriber;
+use crate::session::subscriber::{for_resp2, refusal_for_a_subscriber};
 use crate::session::{End, Standing};
 
 /// Names that a session may be subscribed to.
@@ -144,6 +144,11 @@ impl ClusterSession {
         self.order.front().is_some_and(|front| matches!(front.meaning, Meaning::Acks { .. }))
     }
 
+    /// Whether the client subscribes to nothing.
+    pub(super) fn is_subscribed_to_nothing(&self) -> bool {
+        self.subscriptions.is_empty()
+    }
+
     /// `SUBSCRIBE` and its kin. All before is answered first: confirmations of RESP3 are no replies, so nothing
     /// but this puts them in their place.
     pub(super) fn subscribe(
@@ -212,6 +217,10 @@ impl ClusterSession {
         }
         let everywhere = self.subscriptions.everywhere.clone();
         for name in names {
+            if !self.subscriptions.names(topic).contains_key(&name) {
+                self.confirm(&mut answer, topic, false, Some(&name));
+                continue;
+            }
             let link = self.subscriptions.remove(topic, &name);
             let mut request = Vec::new();
             encode::request(&mut request, &[word(topic, false).to_ascii_uppercase().as_bytes(), &name]);
@@ -295,12 +304,11 @@ impl ClusterSession {
             (None, b"smessage") => self.is_wanted(id, Topic::Shard, &bytes),
             _ => true,
         };
+        let word = frame.text(&bytes).unwrap_or_default().to_vec();
+        if passes && !self.settings.resp3 {
+            bytes = for_resp2(&word, &bytes, self.is_subscriber2()).unwrap_or_default();
+        }
         if passes {
-            if !self.settings.resp3
-                && let Some(marker @ b'>') = bytes.first_mut()
-            {
-                *marker = b'*';
-            }
             self.journal.pushed(bytes.len());
             out.extend_from_slice(&bytes);
         }
@@ -384,10 +392,24 @@ impl ClusterSession {
         }
     }
 
-    /// The last subscription is gone.
-    fn lower(&mut self) {
+    /// The beginning of a push that is too long to be looked at as a whole. Whether its rest passes, too.
+    pub(super) fn begin_long_push(&mut self, id: LinkId, frame: &Frame, out: &mut Vec<u8>) -> bool {
+        let (resp3, is_subscriber) = (self.settings.resp3, self.is_subscriber2());
+        let Some(link) = self.links.get(id) else { return false };
+        let bytes = link.bytes(frame.len);
+        let word = frame.text(bytes).unwrap_or_default();
+        let begin = if resp3 { Some(bytes.to_vec()) } else { for_resp2(word, bytes, is_subscriber) };
+        let Some(begin) = begin else { return false };
+        self.journal.pushed(begin.len());
+        out.extend_from_slice(&begin);
+        true
+    }
+
+    /// Nothing is subscribed to any more, or nothing was.
+    pub(super) fn lower(&mut self) {
+        let resp3 = self.settings.resp3;
         for (_, link) in self.links.iter_mut() {
-            if std::mem::take(&mut link.lifted) {
+            if std::mem::take(&mut link.lifted) && !resp3 {
                 link.ask(b"*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n", Own::Needed);
             }
         }

@@ -209,9 +209,8 @@ impl ClusterSession {
             };
             if frame.kind == Kind::Push || self.is_message(id, &frame) {
                 if is_long {
-                    self.journal.pushed(frame.len);
-                    self.pass(id, frame.len, out)?;
-                    self.streaming = Some(Streaming { link: id, label: None, passes: true, answers: false });
+                    let passes = self.begin_long_push(id, &frame, out);
+                    self.streaming = Some(Streaming { link: id, label: None, passes, answers: false });
                     if let Some(link) = self.links.get(id) {
                         link.take(frame.len);
                     }
@@ -320,6 +319,7 @@ impl ClusterSession {
         if failed {
             self.note_failure(label, id, frame);
         }
+        let refused_to_subscribe = failed && matches!(meaning, Meaning::Acks { .. });
         let own = self.mind(id, meaning, frame)?.or(replaced);
         let passes = !muted && own.is_none();
         if passes {
@@ -338,6 +338,9 @@ impl ClusterSession {
         }
         self.take_settled(id, frame.len);
         self.pop();
+        if refused_to_subscribe && self.is_subscribed_to_nothing() {
+            self.lower();
+        }
         Ok(())
     }
 

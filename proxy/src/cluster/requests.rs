@@ -467,7 +467,7 @@ impl ClusterSession {
         self.note(incoming);
         let text = String::from_utf8_lossy(words.get(1..).unwrap_or_default()).trim_end().to_owned();
         let code = text.split(' ').next().unwrap_or("ERR").to_owned();
-        self.journal.failed(incoming.label(), &code, &text);
+        self.journal.failed(incoming.label(), &code, &redact::error(incoming.id, &text));
         let muted = self.take_muted();
         self.answer(incoming.label(), words.to_vec(), muted);
         self.skip_body(incoming);

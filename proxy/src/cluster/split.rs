@@ -66,6 +66,11 @@ impl Parts {
         &self.parts
     }
 
+    /// The same, for good: what is left knows how to make one reply of theirs.
+    pub fn take_parts(&mut self) -> Vec<Part> {
+        std::mem::take(&mut self.parts)
+    }
+
     /// One reply of the parts' whole replies, given in the order of the parts; at most `limit` bytes long.
     ///
     /// An error of one part is the reply, although others may have been done.

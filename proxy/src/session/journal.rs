@@ -145,13 +145,14 @@ impl Journal {
             queries.lines.again();
             return;
         }
+        if queries.lines.waiting() > MOST_WAITING {
+            self.hand_on();
+        }
+        let Some(queries) = &mut self.queries else { return };
         if queries.time.is_empty() {
             queries.time = self.facts.time();
         }
         queries.lines.push(shown, self.facts.index(), &queries.time);
-        if queries.lines.waiting() > MOST_WAITING {
-            self.hand_on();
-        }
     }
 
     /// What was read at once is written down.

@@ -197,6 +197,19 @@ impl Session {
     }
 }
 
+/// What a RESP2 client gets of a push of the server's, given its first word and its beginning. `None`: nothing.
+pub(crate) fn for_resp2(word: &[u8], bytes: &[u8], is_subscriber: bool) -> Option<Vec<u8>> {
+    match word {
+        b"message" | b"pmessage" | b"smessage" => Some([b"*", bytes.get(1..).unwrap_or_default()].concat()),
+        b"invalidate" if is_subscriber => {
+            let keys = bytes.strip_prefix(INVALIDATE)?;
+            let keys = if keys == b"_\r\n" { b"*-1\r\n" } else { keys };
+            Some([INVALIDATE_MESSAGE, keys].concat())
+        }
+        _ => None,
+    }
+}
+
 /// The server's error for what a RESP2 subscriber may not do.
 pub(crate) fn refusal_for_a_subscriber(id: Option<CommandId>, request: &Request, buf: &[u8]) -> Vec<u8> {
     let text = words_for_a_subscriber(id, request, buf);

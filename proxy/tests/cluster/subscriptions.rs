@@ -240,3 +240,45 @@ fn the_names_of_subscriptions_have_a_bound() {
         assert!(client.command(&["SUBSCRIBE", &name(3)]).await.starts_with("-ERR"));
     });
 }
+
+#[test]
+fn a_subscription_that_is_refused_leaves_the_protocol_as_it_was() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-min").await;
+        for _ in 0..2 {
+            assert!(client.command(&["SUBSCRIBE", "x"]).await.starts_with("-NOPERM"));
+            for node in 0..2 {
+                let get = format!("GET {}\r\n", key_of(&cluster, node));
+                assert_eq!(client.lines_of(&get, 1).await, ["$-1"]);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_resp2_client_gets_pushes_in_its_own_form_or_not_at_all() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-admin").await;
+        let mut other = world.routed("alice", "sessions", "iam-admin").await;
+        let keys = [key_of(&cluster, 0), key_of(&cluster, 1)];
+        assert_eq!(client.command(&["CLIENT", "TRACKING", "ON"]).await, "+OK");
+        assert_eq!(client.command(&["GET", &keys[0]]).await, "(nil)");
+        assert_eq!(client.command(&["SUBSCRIBE", "c"]).await, "[subscribe c :1]");
+        assert_eq!(other.command(&["SET", &keys[0], "x"]).await, "+OK");
+        assert_eq!(client.reply().await, format!("[message __redis__:invalidate [{}]]", keys[0]));
+        // Longer than what is looked at as a whole.
+        let long = "m".repeat(3 << 20);
+        other.command(&["PUBLISH", "c", &long]).await;
+        assert!(client.reply().await == format!("[message c {long}]"), "it is another message");
+        assert_eq!(client.command(&["UNSUBSCRIBE", "c"]).await, "[unsubscribe c :0]");
+        for key in &keys {
+            assert!(client.command(&["GET", key]).await.len() < 6);
+            assert_eq!(other.command(&["SET", key, "y"]).await, "+OK");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(client.ask("PING").await, "+PONG");
+        assert_eq!(client.command(&["GET", &keys[0]]).await, "y");
+    });
+}

@@ -166,7 +166,10 @@ impl Rotate {
         });
         match rows.len() {
             0 => Err(OperationError::nobody(policy, asked)),
-            n if n > 1 && operation == Operation::Lock => {
+            // A force also scrubs who was given up, which nobody wants of a namesake.
+            n if n > 1
+                && (operation == Operation::Lock || rows.iter().any(|stored| is_leaving(&stored.row))) =>
+            {
                 let arns: Vec<&str> = rows.iter().map(|stored| stored.row.arn.as_str()).collect();
                 Err(OperationError::Ambiguous(asked.to_owned(), arns.join(", ")))
             }
@@ -218,6 +221,7 @@ impl Rotate {
 /// How an operation changes a row. Pure.
 pub(crate) fn asked(row: &mut RotationRow, operation: Operation, now: i64) {
     match operation {
+        Operation::Force if is_leaving(row) && !row.unscrubbed => {}
         Operation::Force if is_leaving(row) => {
             row.unscrubbed = false;
             row.failure = None;
