@@ -78,8 +78,6 @@ pub(super) struct Entry {
     pub(super) kept: u32,
     /// Where they begin, among all bytes ever kept, modulo 2^32.
     kept_at: u32,
-    /// Parts that it was sent in; 0 where it went as a whole.
-    parts: u32,
     /// How often it was sent again.
     pub(super) again: u8,
     /// Whether the client wants no reply.
@@ -98,7 +96,6 @@ impl Entry {
             slot: NO_SLOT,
             kept: 0,
             kept_at: 0,
-            parts: 0,
             again: 0,
             muted,
             of_replica: false,
@@ -148,8 +145,7 @@ impl Order {
             self.answers += bytes.len();
         }
         if let Awaiting::Fan(fan) = &entry.awaiting {
-            entry.parts = u32::try_from(fan.parts().len()).unwrap_or(u32::MAX);
-            self.parts += entry.parts as usize;
+            self.parts += fan.parts().len();
         }
         self.queue.push_back(entry);
     }
@@ -166,7 +162,7 @@ impl Order {
         let entry = self.queue.pop_front()?;
         self.answered += 1;
         self.start += entry.kept as usize;
-        self.parts -= entry.parts as usize;
+        self.forget_parts_of(&entry.awaiting);
         self.kept.1 = self.kept.1.wrapping_add(entry.kept);
         if let Awaiting::Answer(bytes) = &entry.awaiting {
             self.answers = self.answers.saturating_sub(bytes.len());
@@ -191,9 +187,22 @@ impl Order {
     pub(super) fn answer(&mut self, number: u64, bytes: Vec<u8>) {
         if let Some(entry) = self.at(number) {
             let length = bytes.len();
-            entry.awaiting = Awaiting::Answer(bytes.into_boxed_slice());
+            let before = std::mem::replace(&mut entry.awaiting, Awaiting::Answer(bytes.into_boxed_slice()));
             self.answers += length;
+            self.forget_parts_of(&before);
         }
+    }
+
+    fn forget_parts_of(&mut self, awaiting: &Awaiting) {
+        if let Awaiting::Fan(fan) = awaiting {
+            self.forget_parts(fan.parts().len());
+        }
+    }
+
+    /// So many parts were answered and are taken out of their command.
+    pub(super) fn forget_parts(&mut self, parts: usize) {
+        // The steps of a SCAN are not counted as they come.
+        self.parts = self.parts.saturating_sub(parts);
     }
 
     /// The command of this number, if it is unanswered.
@@ -258,6 +267,8 @@ impl Order {
 
 #[cfg(test)]
 mod tests {
+    use super::super::budget::Budget;
+    use super::super::fan::{Join, Part};
     use super::*;
 
     fn plain(order: &mut Order, request: &[u8]) {
@@ -294,5 +305,28 @@ mod tests {
         assert!((WINDOW..WINDOW + 1_000).contains(&order.window.len()));
         order.pop();
         assert!(order.has_room(usize::MAX));
+    }
+
+    #[test]
+    fn commands_in_parts_have_a_bound_of_their_own() {
+        let fan = |parts: u16| {
+            let parts = (0..parts).map(|slot| Part::of_slot(slot, Vec::new())).collect();
+            Awaiting::Fan(Box::new(Fan::new(parts, Join::Done, &Budget::new(0))))
+        };
+        let mut order = Order::default();
+        for _ in 0..5 {
+            order.push(Entry::new(fan(4_000), 7, false), b"");
+        }
+        assert!(!order.has_room(usize::MAX));
+        order.answer(1, b"+OK\r\n".to_vec());
+        assert!(order.has_room(usize::MAX));
+        order.pop();
+        order.pop();
+        for _ in 0..2 {
+            order.push(Entry::new(fan(4_000), 7, false), b"");
+        }
+        assert!(!order.has_room(usize::MAX));
+        while order.pop().is_some() {}
+        assert!(order.has_room(usize::MAX) && order.parts == 0);
     }
 }

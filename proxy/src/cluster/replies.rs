@@ -441,6 +441,7 @@ impl ClusterSession {
             return Ok(moved);
         }
         let fan = std::mem::replace(&mut **fan, Fan::new(Vec::new(), Join::Done, &self.budget));
+        self.order.forget_parts(fan.parts().len());
         let Some(reply) = self.join(number, fan) else { return Ok(true) };
         let reply = self.moved_in_vain(&reply).map_or(reply, Vec::from);
         if reply.first() == Some(&b'-') {

@@ -86,6 +86,9 @@ fn one_request(bytes: &[u8], limits: &request::Limits, before: u64) -> Result<As
         }
         let end = start + length as usize;
         admit(end as u64 + 2)?;
+        if end as u64 + 2 > limits.total {
+            return Err(Stop::Wrong(E::RequestTooLong));
+        }
         crlf(bytes, end, E::MissingCrlf)?;
         let value = bytes[start..end].to_vec();
         // A name that has no room to be shown is not looked at.
