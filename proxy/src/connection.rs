@@ -478,8 +478,8 @@ fn start(
         }
         Plan::Open => Standing::Open,
     };
-    let address = is_cluster(&admission.database).then(|| reached_at(&client));
-    let dial = Arc::new(node_dialer(shared, &admission, networks));
+    let cluster = is_cluster(&admission.database)
+        .then(|| (reached_at(&client), Arc::new(node_dialer(shared, &admission, networks))));
     let parts = Parts {
         client,
         held: preamble.into_held(),
@@ -493,7 +493,7 @@ fn start(
         clock: Arc::clone(&shared.coarse),
         metrics: Arc::clone(&shared.metrics),
     };
-    let Some(address) = address else { return (sid, Engine::Single(Session::new(parts))) };
+    let Some((address, dial)) = cluster else { return (sid, Engine::Single(Session::new(parts))) };
     let session = ClusterSession::new(ClusterParts {
         parts,
         node,

@@ -349,11 +349,7 @@ impl ClusterSession {
     /// Where the commands of a slot are tried: at its primary. Where nobody tells this session the map, every
     /// other time at one of its replicas: one that was promoted takes them, and any other tells who was.
     fn node_in_trouble(&self, slot: u16) -> Option<Endpoint> {
-        let shard = if slot == NO_SLOT {
-            self.map.shard(0).or_else(|| self.map.shards().next())
-        } else {
-            self.map.shard(slot)
-        }?;
+        let shard = if slot == NO_SLOT { self.map.home_shard() } else { self.map.shard(slot) }?;
         let blind = !self.may_ask_slots && self.turn % 2 == 1;
         let replica = self.turn / 2 % shard.replicas.len().max(1);
         Some(shard.replicas.get(replica).filter(|_| blind).unwrap_or(&shard.primary).clone())

@@ -148,14 +148,7 @@ impl ClusterSession {
         incoming: &Incoming<'_>,
         args: &[Cow<'_, [u8]>],
     ) -> Result<Taken, End> {
-        let version = args.get(1).map(AsRef::as_ref);
-        let hello = match version {
-            // The server looks at the version first, and says what is wrong with it.
-            Some(other) if !matches!(other, b"2" | b"3") => {
-                Ok(auth_request::Hello { version: Some(other.to_vec()), ..Default::default() })
-            }
-            _ => auth_request::hello(args).map_err(|text| error("ERR", &text)),
-        };
+        let hello = auth_request::hello_in_session(args).map_err(|text| error("ERR", &text));
         let checked = hello.and_then(|hello| match hello.credentials() {
             Some(credentials) => {
                 check_user(self.journal.facts(), &credentials)?;

@@ -144,11 +144,6 @@ impl ClusterSession {
         self.order.front().is_some_and(|front| matches!(front.meaning, Meaning::Acks { .. }))
     }
 
-    /// Whether the client subscribes to nothing.
-    pub(super) fn is_subscribed_to_nothing(&self) -> bool {
-        self.subscriptions.is_empty()
-    }
-
     /// `SUBSCRIBE` and its kin. All before is answered first: confirmations of RESP3 are no replies, so nothing
     /// but this puts them in their place.
     pub(super) fn subscribe(
@@ -235,9 +230,7 @@ impl ClusterSession {
         if !self.subscriptions.keyspace() {
             self.subscriptions.everywhere.clear();
         }
-        if self.subscriptions.is_empty() {
-            self.lower();
-        }
+        self.lower();
         self.answer(incoming.label(), answer, false);
         Ok(Taken::Yes)
     }
@@ -304,9 +297,9 @@ impl ClusterSession {
             (None, b"smessage") => self.is_wanted(id, Topic::Shard, &bytes),
             _ => true,
         };
-        let word = frame.text(&bytes).unwrap_or_default().to_vec();
         if passes && !self.settings.resp3 {
-            bytes = for_resp2(&word, &bytes, self.is_subscriber2()).unwrap_or_default();
+            let word = frame.text(&bytes).unwrap_or_default();
+            bytes = for_resp2(word, &bytes, self.is_subscriber2()).unwrap_or_default();
         }
         if passes {
             self.journal.pushed(bytes.len());
@@ -405,8 +398,11 @@ impl ClusterSession {
         true
     }
 
-    /// Nothing is subscribed to any more, or nothing was.
+    /// Where nothing is subscribed to any more, or nothing was, the links speak as the client does.
     pub(super) fn lower(&mut self) {
+        if !self.subscriptions.is_empty() {
+            return;
+        }
         let resp3 = self.settings.resp3;
         for (_, link) in self.links.iter_mut() {
             if std::mem::take(&mut link.lifted) && !resp3 {

@@ -338,7 +338,7 @@ impl ClusterSession {
         }
         self.take_settled(id, frame.len);
         self.pop();
-        if refused_to_subscribe && self.is_subscribed_to_nothing() {
+        if refused_to_subscribe {
             self.lower();
         }
         Ok(())

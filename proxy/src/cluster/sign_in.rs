@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use super::ClusterSession;
 use super::control::auth;
 use super::link::Own;
-use crate::session::renewal::{KEEP_PASSWORD_MS, Renewal};
+use crate::session::renewal::{self, KEEP_PASSWORD_MS, Renewal};
 use crate::session::{End, Standing};
 
 impl ClusterSession {
@@ -137,11 +137,7 @@ impl ClusterSession {
     fn sign_in_failed(&mut self, text: String) {
         self.renewal = Renewal::Idle;
         self.metrics.sign_ins_again_failed.add(1);
-        tracing::warn!(
-            sid = %self.journal.facts().sid(),
-            error = text,
-            "a live session could not be signed in to its cache again; it is tried again until its IAM life ends"
-        );
+        renewal::tell_failure(self.journal.facts().sid(), &text);
         self.handle.sign_in_failed(self.clock.now());
         self.last_failure = Some(text.into_boxed_str());
     }

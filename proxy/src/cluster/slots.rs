@@ -118,10 +118,14 @@ impl SlotMap {
         self.shards().map(|shard| &shard.primary)
     }
 
-    /// The node of commands without a key. The same for all sessions, and one that takes writes: who subscribes
-    /// and who publishes meet there.
+    /// The shard of commands without a key: the same for all sessions.
+    pub fn home_shard(&self) -> Option<&Shard> {
+        self.shard(0).or_else(|| self.shards().next())
+    }
+
+    /// Its node, one that takes writes: who subscribes and who publishes meet there.
     pub fn home(&self) -> Option<&Endpoint> {
-        self.primary(0).or_else(|| self.primaries().next())
+        self.home_shard().map(|shard| &shard.primary)
     }
 
     /// All nodes: the primaries, then the replicas.

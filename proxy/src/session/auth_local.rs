@@ -48,15 +48,7 @@ impl Session {
 
     /// The HELLO to send to the cache, and whether it carries the client's own AUTH; or our answer.
     pub(super) fn local_hello(&self, args: &[Cow<'_, [u8]>]) -> Result<(Vec<u8>, bool), Vec<u8>> {
-        let version = args.get(1).map(AsRef::as_ref);
-        if let Some(other) = version.filter(|version| !matches!(*version, b"2" | b"3")) {
-            // The server looks at the version first, and says what is wrong with it.
-            return Ok((
-                auth_request::Hello { version: Some(other.to_vec()), ..Default::default() }.request(None),
-                false,
-            ));
-        }
-        let hello = auth_request::hello(args).map_err(|text| error("ERR", &text))?;
+        let hello = auth_request::hello_in_session(args).map_err(|text| error("ERR", &text))?;
         if let Some(credentials) = hello.credentials() {
             self.check_user(&credentials)?;
         }

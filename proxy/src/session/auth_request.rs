@@ -80,6 +80,20 @@ pub fn hello(args: &[Cow<'_, [u8]>]) -> Result<Hello, String> {
     Ok(hello)
 }
 
+/// The same in a session, where the server has the words for a version that is none: it looks at that first, so
+/// nothing else is read then.
+///
+/// # Errors
+/// As [`hello`].
+pub fn hello_in_session(args: &[Cow<'_, [u8]>]) -> Result<Hello, String> {
+    match args.get(1).map(AsRef::as_ref) {
+        Some(other) if !matches!(other, b"2" | b"3") => {
+            Ok(Hello { version: Some(other.to_vec()), ..Hello::default() })
+        }
+        _ => hello(args),
+    }
+}
+
 /// Reads the arguments of an AUTH, its name included.
 ///
 /// # Errors

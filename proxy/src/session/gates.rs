@@ -22,21 +22,19 @@ thread_local! {
 /// As [`Gate::compile`].
 pub fn gate(grant: &SessionGrant) -> Result<Arc<Gate>, GateError> {
     KNOWN.with_borrow_mut(|known| {
-        if let Some(at) = known.iter().position(|(of, _)| of == grant) {
-            known.get_mut(..=at).unwrap_or_default().rotate_right(1);
-        } else {
-            let gate = Arc::new(Gate::compile(grant)?);
-            known.truncate(MOST - 1);
-            known.insert(0, (grant.clone(), gate));
-        }
-        // In front in either case.
-        known.first().map_or_else(|| Gate::compile(grant).map(Arc::new), |(_, gate)| Ok(Arc::clone(gate)))
+        let entry = match known.iter().position(|(of, _)| of == grant) {
+            Some(at) => known.remove(at),
+            None => (grant.clone(), Arc::new(Gate::compile(grant)?)),
+        };
+        let gate = Arc::clone(&entry.1);
+        known.truncate(MOST - 1);
+        known.insert(0, entry);
+        Ok(gate)
     })
 }
 
 #[cfg(test)]
 mod tests {
-
     use keystile_model::role::{AuditLevel, LockingMode};
 
     use super::*;

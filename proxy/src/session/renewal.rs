@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use uuid::Uuid;
 
 /// Parts of the life at which it is signed in anew, at which that becomes urgent, and at which it ends.
 const SIGN_IN_AT: f64 = 0.875;
@@ -73,6 +74,15 @@ pub(crate) enum Renewal {
     Ready(SecretString, i64),
     /// AUTH is on its way to the cache.
     Sent,
+}
+
+/// Says that a live session was not let in again, and will try.
+pub(crate) fn tell_failure(sid: Uuid, error: &str) {
+    tracing::warn!(
+        %sid,
+        error,
+        "a live session could not be signed in to its cache again; it is tried again until its IAM life ends"
+    );
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use keystile_resp::reply::{Frame, Kind};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::expected::Expect;
-use super::renewal::{KEEP_PASSWORD_MS, Renewal};
+use super::renewal::{self, KEEP_PASSWORD_MS, Renewal};
 use super::{End, Hold, Session, Standing};
 
 impl Session {
@@ -149,11 +149,7 @@ impl Session {
         }
         self.renewal = Renewal::Idle;
         self.metrics.sign_ins_again_failed.add(1);
-        tracing::warn!(
-            sid = %self.journal.facts().sid(),
-            error = text,
-            "a live session could not be signed in to its cache again; it is tried again until its IAM life ends"
-        );
+        renewal::tell_failure(self.journal.facts().sid(), &text);
         self.handle.sign_in_failed(self.clock.now());
         self.last_failure = Some(text.into_boxed_str());
         if matches!(self.hold, Hold::UntilSent | Hold::UntilSignedIn) {
