@@ -95,7 +95,7 @@ impl Server {
 }
 
 fn connected(port: u16) -> TcpStream {
-    for _ in 0..200 {
+    for _ in 0..1_200 {
         if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
             return stream;
         }

@@ -125,6 +125,10 @@ fn a_failover_under_load() {
         assert_eq!(client.command(&["SET", &doomed, "2"]).await, "+OK");
         cluster.nodes[0].start();
         assert_eq!(client.command(&["GET", &doomed]).await, "2");
+        support::cluster::wait(
+            "the old primary knows its successor",
+            || matches!(cluster.nodes[0].ask(&["ROLE"]), support::cluster::Reply::List(role) if role[0].text() == "slave"),
+        );
         assert_eq!(cluster.owner(slot), 3);
     });
 }

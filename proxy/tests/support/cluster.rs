@@ -6,10 +6,9 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{TOKEN, acl_lines, free_port, valkey_server};
+use super::server::{acl_lines, wait_for_server};
+use super::{PATIENCE, TOKEN, free_port, valkey_server};
 
-/// How long anything of a cluster may take.
-const PATIENCE: Duration = Duration::from_secs(30);
 const SLOTS: u32 = 16_384;
 
 /// A reply, for people.
@@ -57,8 +56,8 @@ impl Node {
 
     /// Starts it again, where it was.
     pub fn start(&mut self) {
-        self.child = Some(spawn(&self.dir));
-        wait("a node listens", || TcpStream::connect(("127.0.0.1", self.plain)).is_ok());
+        let child = self.child.insert(spawn(&self.dir));
+        wait_for_server(child, self.plain, &self.dir.join("log"));
     }
 
     /// Asks the node, as an administrator, past the proxy.

@@ -19,7 +19,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::cluster::Cluster;
-use super::{Client, TOKEN, Valkey, World, start_valkey};
+use super::server::start_valkey;
+use super::{Client, TOKEN, Valkey, World};
 
 /// The server counts as done once it said nothing for this long.
 const QUIET: Duration = Duration::from_millis(20);
@@ -180,7 +181,7 @@ impl Twins {
         tcp.set_nodelay(true).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let stream = TlsConnector::from(Arc::clone(&self.straight)).connect(name, tcp).await.unwrap();
-        let mut client = Client { stream, seen: Vec::new() };
+        let mut client = Client::over(stream);
         assert_eq!(client.ask(&format!("AUTH {db_user} {TOKEN}")).await, "+OK");
         client.stream
     }
@@ -189,7 +190,7 @@ impl Twins {
     pub async fn others(&self) -> [Client; 2] {
         let mut others = Vec::new();
         for port in [self.reference.port, self.world.valkey.port] {
-            others.push(Client { stream: self.straight_as(port, USER).await, seen: Vec::new() });
+            others.push(Client::over(self.straight_as(port, USER).await));
         }
         others.try_into().ok().unwrap()
     }

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::bench::{Bench, Benches};
 use crate::lossy::{Loss, Wire};
-use crate::ministack::{Ministack, config, free_port};
+use crate::ministack::{Ministack, config};
 use crate::samples::{NOW, key, put};
 use crate::suite;
 
@@ -332,7 +332,7 @@ async fn errors_mean_what_they_say() {
 
 #[tokio::test]
 async fn trouble_is_told_apart() {
-    let nobody = dynamo::client(&config(free_port()), Duration::from_millis(300));
+    let nobody = dynamo::client(&config(keystile_free_ports::take().unwrap()), Duration::from_millis(300));
     let store = DynamoStore::new(nobody, "policy", "runtime");
     let away = store.head(Feed::Access, Consistency::Strong).await;
     assert!(matches!(away, Err(StoreError::Unavailable(_))), "{away:?}");

@@ -1,6 +1,6 @@
 //! A DynamoDB to test against: ministack as a child of the test process.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ impl Ministack {
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let port = keystile_free_ports::take().unwrap();
         let child = Command::new(binary)
             .env_clear()
             .env("PATH", std::env::var("PATH").unwrap_or_default())
@@ -61,7 +61,7 @@ impl Ministack {
     async fn wait(&self) {
         let began = Instant::now();
         while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_err() {
-            assert!(began.elapsed() < Duration::from_secs(20), "ministack did not start");
+            assert!(began.elapsed() < Duration::from_secs(60), "ministack did not start");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -85,10 +85,6 @@ pub(crate) fn config(port: u16) -> SdkConfig {
         .credentials_provider(SharedCredentialsProvider::new(keys))
         .endpoint_url(format!("http://127.0.0.1:{port}"))
         .build()
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 fn binary() -> Option<PathBuf> {

@@ -23,28 +23,33 @@ async fn target(letter: u8) -> SocketAddr {
     address
 }
 
-async fn balancer(letters: &[u8], settings: Settings) -> (Arc<Balancer>, u16) {
+async fn balancer(letters: &[u8], settings: Settings) -> (Arc<Balancer>, At) {
     let mut targets = Vec::new();
     for letter in letters {
         targets.push(Target { address: target(*letter).await, process: None });
     }
     let balancer = Balancer::new(Paths::of_checkout(), targets);
     *balancer.settings() = settings;
-    let port = serve(&balancer, letters[0]).await;
-    (balancer, port)
+    let at = serve(&balancer).await;
+    (balancer, at)
 }
 
-/// Serves on a port, and the control port on the next one.
-async fn serve(balancer: &Arc<Balancer>, seed: u8) -> u16 {
-    let seed = std::process::id().wrapping_mul(7) + u32::from(seed) * 50;
-    let mut ports = crate::world::ports::Ports::new(None, seed);
-    let (port, control) = (ports.take().unwrap(), ports.take().unwrap());
-    assert_eq!(control, port + 1, "no other port was taken between");
-    tokio::spawn(Arc::clone(balancer).serve(port, Some(control)));
-    while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+/// Where a balancer under test listens.
+#[derive(Clone, Copy)]
+struct At {
+    port: u16,
+    control: u16,
+}
+
+async fn serve(balancer: &Arc<Balancer>) -> At {
+    let at = At { port: keystile_free_ports::take().unwrap(), control: keystile_free_ports::take().unwrap() };
+    tokio::spawn(Arc::clone(balancer).serve(at.port, Some(at.control)));
+    for port in [at.port, at.control] {
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
-    port
+    at
 }
 
 async fn first_byte(port: u16) -> (TcpStream, u8) {
@@ -55,7 +60,7 @@ async fn first_byte(port: u16) -> (TcpStream, u8) {
 
 #[tokio::test]
 async fn connections_go_round_and_a_drained_target_gets_none() {
-    let (balancer, port) = balancer(b"ab", Settings::default()).await;
+    let (balancer, At { port, .. }) = balancer(b"ab", Settings::default()).await;
     let seen = [first_byte(port).await.1, first_byte(port).await.1];
     assert!(seen == *b"ab" || seen == *b"ba", "{seen:?}");
     balancer.settings().drained = vec![0];
@@ -67,14 +72,14 @@ async fn connections_go_round_and_a_drained_target_gets_none() {
 
 #[tokio::test]
 async fn a_silent_connection_is_forgotten_and_the_next_byte_is_reset() {
-    let (_, port) = balancer(b"c", Settings { idle_s: Some(0.2), ..Settings::default() }).await;
+    let (_, At { port, .. }) = balancer(b"c", Settings { idle_s: Some(1.0), ..Settings::default() }).await;
     let (mut stream, _) = first_byte(port).await;
     for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(120)).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
         stream.write_all(b"x").await.unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), b'x', "traffic keeps it alive");
     }
-    let quiet = tokio::time::timeout(Duration::from_millis(500), stream.read_u8()).await;
+    let quiet = tokio::time::timeout(Duration::from_millis(2_500), stream.read_u8()).await;
     assert!(quiet.is_err(), "nobody is told");
     stream.write_all(b"x").await.unwrap();
     assert!(stream.read_u8().await.is_err(), "whoever sends is reset");
@@ -82,7 +87,7 @@ async fn a_silent_connection_is_forgotten_and_the_next_byte_is_reset() {
 
 #[tokio::test]
 async fn the_target_learns_the_clients_address() {
-    let (_, port) = balancer(b"d", Settings { proxy_protocol: true, ..Settings::default() }).await;
+    let (_, At { port, .. }) = balancer(b"d", Settings { proxy_protocol: true, ..Settings::default() }).await;
     let (mut stream, _) = first_byte(port).await;
     let mut header = [0; 28];
     stream.read_exact(&mut header).await.unwrap();
@@ -93,8 +98,8 @@ async fn the_target_learns_the_clients_address() {
 }
 
 /// The status line and the body.
-async fn ask(port: u16, request: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port + 1)).await.unwrap();
+async fn ask(at: At, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", at.control)).await.unwrap();
     let (head, body) = request.split_once('\n').unwrap_or((request, ""));
     let length = body.len();
     let text =
@@ -107,12 +112,12 @@ async fn ask(port: u16, request: &str) -> String {
 
 #[tokio::test]
 async fn settings_are_replaced_whole_and_unknown_ones_refused() {
-    let (_, port) = balancer(b"e", Settings::default()).await;
-    assert!(ask(port, "PUT /\n{\"drained\": [0]}").await.starts_with("HTTP/1.1 200"));
-    assert!(ask(port, "GET /").await.contains("\"drained\":[0]"));
-    assert!(ask(port, "PUT /\n{\"drian\": [0]}").await.starts_with("HTTP/1.1 400"));
-    assert!(ask(port, "PUT /\n{}").await.contains("\"drained\":[]"));
-    assert!(ask(port, "POST /stop/0").await.starts_with("HTTP/1.1 404"), "no process behind it");
+    let (_, at) = balancer(b"e", Settings::default()).await;
+    assert!(ask(at, "PUT /\n{\"drained\": [0]}").await.starts_with("HTTP/1.1 200"));
+    assert!(ask(at, "GET /").await.contains("\"drained\":[0]"));
+    assert!(ask(at, "PUT /\n{\"drian\": [0]}").await.starts_with("HTTP/1.1 400"));
+    assert!(ask(at, "PUT /\n{}").await.contains("\"drained\":[]"));
+    assert!(ask(at, "POST /stop/0").await.starts_with("HTTP/1.1 404"), "no process behind it");
 }
 
 #[tokio::test]
@@ -128,12 +133,15 @@ async fn a_stopped_target_is_drained_told_and_killed_when_its_time_is_up() {
     }
     let target = Target { address: target(b'f').await, process: Some("stubborn".into()) };
     let balancer = Balancer::new(paths.clone(), vec![target]);
-    let port = serve(&balancer, b'f').await;
-    assert!(ask(port, "POST /stop/0?kill-after=0.4").await.starts_with("HTTP/1.1 202"));
+    let at = serve(&balancer).await;
+    assert!(ask(at, "POST /stop/0?kill-after=2").await.starts_with("HTTP/1.1 202"));
     assert_eq!(balancer.settings().drained, [0]);
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(printed().contains("told") && process.is_alive());
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    assert!(!process.is_alive());
+    while !printed().contains("told") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(process.is_alive());
+    while process.is_alive() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     std::fs::remove_dir_all(&paths.local).unwrap();
 }

@@ -142,7 +142,7 @@ mod tests {
 
     fn layout(id: &str) -> Layout {
         let resource = resources("8.0.1", 0).into_iter().find(|r| r.id == id).unwrap();
-        Layout::of(&resource, &mut Ports::new(None, 1)).unwrap()
+        Layout::of(&resource, &mut Ports::new(None)).unwrap()
     }
 
     #[test]

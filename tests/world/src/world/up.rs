@@ -134,7 +134,7 @@ async fn bring_up(paths: &Paths, settings: &Settings, say: &impl Fn(&str)) -> Re
     let _ = std::fs::remove_dir_all(paths.local.join("log"));
     let passwords = Passwords::generate();
     replace_file(&paths.passwords(), &serde_json::to_vec(&passwords)?)?;
-    let mut ports = Ports::new(settings.port_base, std::process::id().wrapping_mul(97));
+    let mut ports = Ports::new(settings.port_base);
     let services = ports.services()?;
 
     say(&format!("starting the cache servers, Valkey {}", packages.version));

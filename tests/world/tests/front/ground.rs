@@ -1,6 +1,6 @@
 //! A front of its own for each test, before a ministack of its own, without servers.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ impl Ground {
         let checkout = Paths::of_checkout();
         let paths = checkout.beside(std::env::temp_dir().join(format!("front-{}", uuid::Uuid::new_v4())));
         let packages = Packages::locate(&paths.packages).expect("run `keystile-world packages` first");
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let port = Ports::new(None).take().unwrap();
         ministack::start(&paths, &packages, port).await.unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let passwords = Passwords::generate();
@@ -139,7 +139,7 @@ async fn servers(paths: &Paths, packages: &Packages, passwords: &Passwords, cach
         passwords: passwords.clone(),
         iam_life: Duration::from_secs(43_200),
     };
-    let mut ports = Ports::new(None, uuid::Uuid::new_v4().as_fields().0);
+    let mut ports = Ports::new(None);
     start(paths, packages, &options, &mut ports, |_| {}).await.unwrap();
     paths.manifest()
 }

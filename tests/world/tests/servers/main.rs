@@ -71,9 +71,7 @@ impl World {
             passwords: Passwords::generate(),
             iam_life,
         };
-        let seed =
-            name.bytes().fold(std::process::id(), |seed, byte| seed.wrapping_mul(31) + u32::from(byte));
-        let mut ports = Ports::new(None, seed);
+        let mut ports = Ports::new(None);
         let started = start(&paths, &packages, &options, &mut ports, |_| {}).await;
         let manifest = Manifest { ca_file: PathBuf::new(), version: String::new(), resources: Vec::new() };
         let mut world = Self { paths, manifest, passwords: options.passwords };
