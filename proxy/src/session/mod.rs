@@ -8,6 +8,7 @@
 //! refuse a command too, so that the server itself aborts the `EXEC`. It never sends a byte twice.
 
 pub(crate) mod address;
+mod ahead;
 pub(crate) mod auth_local;
 pub mod auth_request;
 pub mod expected;
@@ -209,7 +210,8 @@ pub struct Session {
     server: Leg,
     requests: request::Scanner,
     replies: reply::ReplyScanner,
-    /// The beginning of a request, or requests that wait for a hold to end.
+    /// The beginning of a request, or requests that wait for a hold to end: at most those of one read beyond what
+    /// is read ahead.
     client_held: Vec<u8>,
     /// The beginning of a reply.
     server_held: Vec<u8>,
@@ -346,7 +348,10 @@ impl Session {
         // Behind the replies and before the next requests: here nothing is owed, if ever.
         moved |= self.poll_sign_in(cx)?;
         self.look_at_hold();
-        if self.server.poll_flush(cx).map_err(|_| End::ServerClosed)?.is_ready() && self.may_read_client() {
+        let server_done = self.server.poll_flush(cx).map_err(|_| End::ServerClosed)?.is_ready();
+        if self.takes_nothing_on() {
+            moved |= self.look_ahead(cx)?;
+        } else if server_done && self.may_read_client() {
             moved |= self.pump_requests(cx)?;
         }
         let client_done = self.client.poll_flush(cx).map_err(|_| End::ClientFailed)?.is_ready();
@@ -377,11 +382,7 @@ impl Session {
     }
 
     fn may_read_client(&self) -> bool {
-        self.hold == Hold::No
-            && self.finishing.is_none()
-            && self.expected.local_bytes() < LOCAL_BACKLOG
-            && !self.expected.is_full()
-            && (self.client.is_flushed() || !self.expected.is_empty())
+        self.client.is_flushed() || !self.expected.is_empty()
     }
 
     fn obey(&mut self, orders: handle::Orders) -> Option<End> {

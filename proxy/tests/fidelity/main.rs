@@ -12,6 +12,7 @@
 
 mod commands;
 mod kinds;
+mod leaving;
 mod limits;
 mod lives;
 mod random;
