@@ -69,10 +69,21 @@ pub enum Expect {
     Local(Box<[u8]>),
     /// The server's reply is swallowed and this takes its place.
     Replace(Box<[u8]>),
-    /// The reply of `RESET`, which passes if the client wants it; subscriptions are gone with it.
+    /// The reply of `RESET`, which passes if the client wants it; subscriptions are gone with it. A server before
+    /// 6.2 does not know it: then this is what the session was before.
     Reset {
+        /// The command.
+        label: Label,
         /// The client does not: it comes behind a `CLIENT REPLY SKIP`.
         muted: bool,
+        /// Which of the session's changes between transaction and none it is.
+        change: u32,
+        /// Whether a transaction was open.
+        in_multi: bool,
+        /// Whether keys were watched.
+        watching: bool,
+        /// Whether the cache had let the client in (pass-through).
+        admitted: bool,
     },
     /// The reply to an AUTH of ours: swallowed, and looked at.
     OurAuth {

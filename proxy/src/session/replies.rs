@@ -252,10 +252,14 @@ impl Session {
                         _ => Fate::Swallow,
                     });
                 }
-                Expect::Reset { muted } => {
-                    let muted = *muted;
+                Expect::Reset { label, muted, change, in_multi, watching, admitted } => {
+                    let (label, muted) = (*label, *muted);
+                    let (change, in_multi, watching, admitted) = (*change, *in_multi, *watching, *admitted);
                     self.expected.pop();
-                    if !failed {
+                    if failed {
+                        self.not_reset(change, in_multi, watching, admitted);
+                        self.note_failure(label, frame, buf);
+                    } else {
                         if first != Some(b"RESET") {
                             return Err(count_lost("the cache did not confirm a RESET"));
                         }

@@ -264,7 +264,7 @@ impl Session {
             Special::Hello => return self.client_hello(label, &all(request, buf)),
             Special::ClientReply => return self.client_reply(label, &all(request, buf)),
             Special::Quit => self.finishing = Some(End::Quit),
-            Special::Reset if alone => return self.reset(),
+            Special::Reset if alone => return self.reset(label),
             // With arguments it is an error, and changes nothing.
             Special::Reset => {}
             Special::Multi if alone => {
@@ -364,14 +364,16 @@ impl Session {
     }
 
     /// `RESET` makes the connection the default user's: nothing follows it before we have signed in again.
-    fn reset(&mut self) -> Result<Verdict, End> {
+    fn reset(&mut self, label: Label) -> Result<Verdict, End> {
         // After OFF it is answered, after SKIP it is not.
         let muted = self.replying == Replying::Skip;
+        let (in_multi, watching, admitted) = (self.in_multi, self.watching, self.is_admitted());
         self.replying = Replying::On;
         self.change_multi(false);
         self.watching = false;
         self.lift.asked = false;
-        self.expected.push(Expect::Reset { muted });
+        let change = self.changes;
+        self.expected.push(Expect::Reset { label, muted, change, in_multi, watching, admitted });
         match &mut self.standing {
             Standing::Ours(_) => {
                 self.hold = Hold::UntilLetIn;
@@ -384,6 +386,25 @@ impl Session {
         }
         self.refresh_open();
         Ok(Verdict::Pass)
+    }
+
+    /// The server does not know `RESET`, and has changed nothing: nor have we. What was said to the client since
+    /// then, where it was not held, stays said.
+    pub(super) fn not_reset(&mut self, change: u32, in_multi: bool, watching: bool, admitted: bool) {
+        if self.changes == change {
+            self.in_multi = in_multi;
+            self.watching |= watching;
+        }
+        self.lift.asked = self.lift.spoken;
+        if let Standing::PassThrough { admitted: is, .. } = &mut self.standing {
+            *is |= admitted;
+        }
+        if self.hold == Hold::UntilLetIn {
+            // It is who it was. A sign-in that was due for its age is due again at the next look.
+            self.renewal = Renewal::Idle;
+            self.release();
+        }
+        self.refresh_open();
     }
 
     fn malformed(&mut self, error: RequestError) -> Result<(), End> {

@@ -39,6 +39,68 @@ pub async fn add_database(world: &World, name: &str, port: u16) {
     .await;
 }
 
+/// What a Redis 6.0 says to RESET, and to HELLO 3.
+const NO_RESET: &str = "-ERR unknown command `RESET`, with args beginning with: \r\n";
+const HELLO_3: &str = "%1\r\n$5\r\nproto\r\n:3\r\n";
+
+/// A server without RESET: the session is what it was before, a subscriber, in a transaction, or neither.
+#[test]
+fn a_server_that_does_not_know_reset_leaves_the_session_as_it_was() {
+    run(async {
+        let world = World::start(&[]).await;
+        let scripts: [&[(&str, &[&str], &str)]; 3] = [
+            // What the client sends, what the server answers, what the client gets.
+            &[
+                (
+                    "SUBSCRIBE c\r\n",
+                    &[HELLO_3, ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"],
+                    "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n",
+                ),
+                ("RESET\r\n", &[NO_RESET], NO_RESET),
+                // It is a subscriber still, in RESP2.
+                ("PING\r\n", &["+PONG\r\n"], "*2\r\n$4\r\npong\r\n$0\r\n\r\n"),
+                (
+                    "UNSUBSCRIBE c\r\n",
+                    &[">3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n"],
+                    "*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n",
+                ),
+                ("GET k\r\n", &["*2\r\n$5\r\nproto\r\n:2\r\n", "$-1\r\n"], "$-1\r\n"),
+            ],
+            // What comes behind it in the same packet is not lost.
+            &[
+                (
+                    "RESET\r\nGET k\r\n",
+                    &[NO_RESET, "$1\r\nv\r\n"],
+                    &[NO_RESET, "$1\r\nv\r\n"].concat().leak()[..],
+                ),
+                ("CLIENT REPLY SKIP\r\nRESET\r\nGET k\r\n", &[NO_RESET, "$1\r\nv\r\n"], "$1\r\nv\r\n"),
+            ],
+            // A transaction goes on, and a refused command aborts it.
+            &[
+                ("MULTI\r\nRESET\r\n", &["+OK\r\n", NO_RESET], &["+OK\r\n", NO_RESET].concat().leak()[..]),
+                (
+                    "MONITOR\r\nEXEC\r\n",
+                    &["-ERR unknown command\r\n", "-EXECABORT so\r\n"],
+                    "-NOPERM keystile: 'MONITOR' was refused: it would show the commands of every other client\r\n-EXECABORT so\r\n",
+                ),
+            ],
+        ];
+        for (index, script) in scripts.into_iter().enumerate() {
+            let replies = script.iter().flat_map(|(_, replies, _)| replies.iter());
+            let replies = replies.map(|reply| reply.as_bytes().to_vec()).collect();
+            let port = scripted(&world, replies, 1 << 20).await;
+            let name = format!("old-{index}");
+            add_database(&world, &name, port).await;
+            let mut client = world.routed("alice", &name, "iam-rw").await;
+            for (request, _, answer) in script {
+                client.send(request).await;
+                let got = read_exactly(&mut client, answer.len()).await;
+                assert_eq!(String::from_utf8_lossy(&got), *answer, "{request:?}");
+            }
+        }
+    });
+}
+
 /// A server that answers AUTH with +OK and each other request with the next of these, in pieces of so many
 /// bytes.
 async fn scripted(world: &World, replies: Vec<Vec<u8>>, piece: usize) -> u16 {
