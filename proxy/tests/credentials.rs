@@ -106,6 +106,52 @@ fn a_new_shared_token_is_read_when_the_old_one_is_refused() {
     });
 }
 
+/// Whoever may write static databases says where a shared token is sent: nothing else may be sent so.
+#[test]
+fn only_a_bare_token_is_sent_as_one() {
+    run(async {
+        let world = World::start(&[]).await;
+        let password = SecretString::from("one".to_owned());
+        let pair = "{\"certificate\": \"-----BEGIN…\", \"key\": \"-----BEGIN…\"}";
+        let cases = [
+            // What rotation keeps, wherever it lies, and where it lies, whatever it is.
+            ("other/name", ready_value("default", &password).expose_secret().to_owned(), "is no bare token"),
+            ("not/ready", placeholder_value("default").expose_secret().to_owned(), "is no bare token"),
+            ("keystile/elasticache/1/us-east-1/managed-app", "one".to_owned(), "managed users"),
+            (SECRET, "one".to_owned(), "managed users"),
+            // A host certificate's key.
+            ("host/pair", pair.to_owned(), "is no bare token"),
+            (
+                "host/key",
+                "-----BEGIN PRIVATE KEY-----\none\n-----END PRIVATE KEY-----\n".to_owned(),
+                "is no bare token",
+            ),
+            ("empty", "\n".to_owned(), "is no bare token"),
+        ];
+        for (index, (secret, value, words)) in cases.into_iter().enumerate() {
+            world.passwords.set(secret, Stage::Current, "v1", &value);
+            let name = format!("legacy-{index}");
+            // A server that would take any of it.
+            let (_valkey, _) = add(
+                &world,
+                &name,
+                "user default on nopass ~* &* +@all",
+                CacheAuth::Secret(secret.to_owned()),
+            )
+            .await;
+            let reads = world.passwords.reads.load(Ordering::Relaxed);
+            let line = world.routed("alice", &name, "default").await.ask("PING").await;
+            assert!(
+                line.starts_with("-ERR keystile: cannot sign in") && line.contains(words),
+                "{secret}: {line}"
+            );
+            assert!(line.contains("--auth secret:NAME") && !line.contains("one\""), "{secret}: {line}");
+            let read = world.passwords.reads.load(Ordering::Relaxed) - reads;
+            assert_eq!(read, usize::from(words != "managed users"), "{secret}");
+        }
+    });
+}
+
 #[test]
 fn no_authentication_only_where_it_was_asked_for() {
     run(async {

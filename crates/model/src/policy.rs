@@ -13,6 +13,7 @@ use crate::matcher::Matcher;
 use crate::name::{DatabaseName, RoleName, UserName};
 use crate::role::{CompiledRole, Role, Span, built_in};
 use crate::rotation::Rotation;
+use crate::rotation::secret::DEFAULT_PREFIX;
 use crate::user::{ArnRule, User};
 
 /// The deployment's settings.
@@ -34,6 +35,17 @@ pub struct Settings {
     /// Networks (CIDR) that static databases may be in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub static_networks: Vec<String>,
+    /// How the names of managed users' secrets begin; nothing else may begin so.
+    #[serde(default = "default_prefix", skip_serializing_if = "is_default_prefix")]
+    pub secret_prefix: String,
+}
+
+fn default_prefix() -> String {
+    DEFAULT_PREFIX.to_owned()
+}
+
+fn is_default_prefix(prefix: &str) -> bool {
+    prefix == DEFAULT_PREFIX
 }
 
 /// Which CA.

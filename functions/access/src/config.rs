@@ -9,6 +9,7 @@ use keystile_identity::name::is_deployment;
 use keystile_model::arn::Arn;
 use keystile_model::policy::Settings;
 use keystile_model::role::Span;
+use keystile_model::rotation::secret::DEFAULT_PREFIX;
 use keystile_model::user::ArnRule;
 
 use crate::network::Network;
@@ -43,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) rotate_function: String,
     pub(crate) audit_file: Option<PathBuf>,
     pub(crate) static_networks: Vec<Network>,
+    /// How the names of managed users' secrets begin.
+    pub(crate) secret_prefix: String,
     pub(crate) allow_loopback: bool,
 }
 
@@ -88,6 +91,7 @@ impl Config {
                     Network::parse(text).with_context(|| format!("KEYSTILE_STATIC_NETWORKS: {text:?}"))
                 })
                 .collect::<anyhow::Result<_>>()?,
+            secret_prefix: optional("KEYSTILE_SECRET_PREFIX").unwrap_or_else(|| DEFAULT_PREFIX.to_owned()),
             allow_loopback: optional("KEYSTILE_ALLOW_LOOPBACK").as_deref() == Some("on"),
         };
         config.check()?;
@@ -131,6 +135,7 @@ impl Config {
             max_session_ttl: self.max_session_ttl,
             max_policy_age_s: stored.map_or(MAX_POLICY_AGE_S, |settings| settings.max_policy_age_s),
             static_networks: self.static_networks.iter().map(ToString::to_string).collect(),
+            secret_prefix: self.secret_prefix.clone(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use keystile_model::database::Database;
 use keystile_model::rotation::proof::LoginOutcome;
+use keystile_model::rotation::secret::{DEFAULT_PREFIX, is_bare_token, is_managed_name};
 use keystile_resp::encode;
 use keystile_resp::reply::Kind;
 use secrecy::{ExposeSecret, SecretString};
@@ -120,13 +121,34 @@ impl Dialer {
         secret: &str,
         since: Option<Instant>,
     ) -> Result<Arc<Version>, Refusal> {
-        self.secrets.read(secret, Stage::Current, since).await.map_err(|fault| {
+        let name = &database.name;
+        let not_one = |why: &str| {
             Refusal::Secret(format!(
-                "cannot sign in to {}: its secret {secret} cannot be read: {fault}; it must be in the proxy's region \
-                 and account, and tagged keystile.dev/group/<proxy group>=true",
-                database.name
+                "cannot sign in to {name}: its secret {secret} {why}: put the shared token, and nothing else, into a \
+                 secret of its own, and name that with 'keystile db set {name} --auth secret:NAME'"
             ))
-        })
+        };
+        // It would be sent wherever whoever wrote the database said.
+        if is_managed_name(&self.secret_prefix(), secret) {
+            return Err(not_one("is kept for the passwords of managed users"));
+        }
+        let version = self.secrets.read(secret, Stage::Current, since).await.map_err(|fault| {
+            Refusal::Secret(format!(
+                "cannot sign in to {name}: its secret {secret} cannot be read: {fault}; it must be in the proxy's \
+                 region and account, and tagged keystile.dev/group/<proxy group>=true"
+            ))
+        })?;
+        if !is_bare_token(&version.value) {
+            return Err(not_one("is no bare token"));
+        }
+        Ok(version)
+    }
+
+    /// How the names of managed users' secrets begin, as it is known now.
+    fn secret_prefix(&self) -> String {
+        let policy = &self.policy.borrow().policy;
+        let settings = policy.as_ref().and_then(|policy| policy.settings());
+        settings.map_or_else(|| DEFAULT_PREFIX.to_owned(), |settings| settings.secret_prefix.clone())
     }
 
     /// One AUTH on a connection that is open, and how it ended: for proofs, where a refusal is an answer.

@@ -172,6 +172,7 @@ impl World {
                 max_session_ttl: Span { seconds: 28_800 },
                 max_policy_age_s: 900,
                 static_networks: Vec::new(),
+                secret_prefix: "keystile/".to_owned(),
             })),
             Entity::CaCertificate(CaCertificate {
                 ca: CaKind::User,

@@ -42,6 +42,16 @@ pub fn secret_name(prefix: &str, service: DbUserService, arn: &Arn, user_id: &st
     name.chars().filter(|c| c.is_ascii_alphanumeric() || "/_+=.@-".contains(*c)).take(512).collect()
 }
 
+/// Whether `secret`, a name or an ARN, lies where the secrets of managed users lie: nothing else may begin with
+/// the prefix.
+#[must_use]
+pub fn is_managed_name(prefix: &str, secret: &str) -> bool {
+    let is_arn = secret.starts_with("arn:");
+    // arn:PARTITION:secretsmanager:REGION:ACCOUNT:secret:NAME
+    let name = if is_arn { secret.splitn(7, ':').nth(6).unwrap_or_default() } else { secret };
+    !prefix.is_empty() && name.starts_with(prefix)
+}
+
 /// Where Teleport keeps the password of the same user.
 #[must_use]
 pub fn teleport_secret_name(prefix: &str, service: DbUserService, arn: &Arn, user_id: &str) -> String {
@@ -121,6 +131,15 @@ impl SecretValue {
     }
 }
 
+/// Whether a value can be a shared token: one line, and no JSON object. What Keystile keeps itself (passwords of
+/// managed users, host certificates) is never taken for one. A line break at its end counts as none: files have one.
+#[must_use]
+pub fn is_bare_token(value: &SecretString) -> bool {
+    let token = value.expose_secret().trim_end_matches(['\r', '\n']);
+    let is_object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(token).is_ok();
+    !token.is_empty() && !token.contains(['\r', '\n']) && !is_object
+}
+
 /// The JSON of a placeholder.
 #[must_use]
 pub fn placeholder_value(username: &str) -> SecretString {
@@ -170,6 +189,44 @@ mod tests {
         assert_eq!(name("prod"), "prod/elasticache/123456789012/eu-west-1/managed-app");
         let teleport = teleport_secret_name("teleport/", DbUserService::Elasticache, &arn(), "legacy-app");
         assert_eq!(teleport, "teleport/elasticache/eu-west-1/123456789012/user/legacy-app");
+    }
+
+    #[test]
+    fn managed_names_are_told_by_their_prefix() {
+        let arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:";
+        for (secret, managed) in [
+            ("keystile/elasticache/1/us-east-1/app", true),
+            (&format!("{arn}keystile/elasticache/1/us-east-1/app-AbCdEf"), true),
+            (&format!("{arn}shop/keystile/app-AbCdEf"), false),
+            ("shop/keystile/app", false),
+            ("keystil", false),
+            ("arn:aws", false),
+        ] {
+            assert_eq!(is_managed_name(DEFAULT_PREFIX, secret), managed, "{secret}");
+        }
+        assert!(is_managed_name("prod", "production"), "the rights of rotation reach it, too");
+        assert!(!is_managed_name("", "shop/token"));
+    }
+
+    #[test]
+    fn a_bare_token_is_one_line() {
+        let password = SecretString::from("p".to_owned());
+        for ours in
+            [ready_value("app", &password), placeholder_value("app"), SecretString::from(String::new())]
+        {
+            assert!(!is_bare_token(&ours));
+        }
+        for (value, bare) in [
+            ("token", true),
+            ("token\r\n", true),
+            ("{token}", true),
+            ("17", true),
+            ("[1]", true),
+            (" {} ", false),
+            ("a\nb", false),
+        ] {
+            assert_eq!(is_bare_token(&SecretString::from(value.to_owned())), bare, "{value:?}");
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(super) fn read(
             "auth is missing, so sessions are refused: write pass-through, secret:NAME or none".to_owned(),
         );
     }
+    super::db_auth::may_be_used(&body.auth, reading.config)?;
     warnings.extend(super::db_auth::caution(&body.auth));
     if let Some(key) = document.metadata.labels.keys().find(|key| OWNED_KEYS.contains(&key.as_str())) {
         warnings.push(format!("label {key:?} is one that discovery sets on other databases"));

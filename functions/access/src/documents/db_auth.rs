@@ -5,8 +5,10 @@ use keystile_model::database::{CacheAuth, Database, DatabaseAuth, DatabaseKind};
 use keystile_model::document::{DatabaseAuthSpec, Document};
 use keystile_model::feed::Entity;
 use keystile_model::name::DatabaseName;
+use keystile_model::rotation::secret::is_managed_name;
 
 use super::{Reading, named, spec};
+use crate::config::Config;
 use crate::failure::Failure;
 
 pub(super) fn read(
@@ -21,6 +23,7 @@ pub(super) fn read(
             .why("neither discovery nor an editor's document knows it")
             .next("keystile get db")
     })?;
+    may_be_used(&body.auth, reading.config)?;
     warnings.extend(caution(&body.auth));
     match &database.arn {
         _ if database.kind == DatabaseKind::Static => {
@@ -34,6 +37,22 @@ pub(super) fn read(
         })),
         None => Err(Failure::conflict(format!("{name} has no ARN, so nothing can be said of it"))
             .next("keystile discover run")),
+    }
+}
+
+/// A shared token is sent wherever the database is; the password of a managed user must not be. Proxies look again,
+/// at the value too.
+pub(super) fn may_be_used(auth: &CacheAuth, config: &Config) -> Result<(), Failure> {
+    match auth {
+        CacheAuth::Secret(name) if is_managed_name(&config.secret_prefix, name) => {
+            Err(Failure::bad(format!("secret {name} is kept for the passwords of managed users"))
+                .why(format!(
+                    "names that begin with {} (template parameter SecretPrefix) are rotation's alone",
+                    config.secret_prefix
+                ))
+                .next("put the shared token into a secret of its own"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) fn read(
     for key in body.import_tags.iter().filter(|key| is_owned(key)) {
         warnings.push(format!("import_tags: {key:?} is set by discovery, a tag of that name is ignored"));
     }
+    super::db_auth::may_be_used(&body.auth, reading.config)?;
     warnings.extend(super::db_auth::caution(&body.auth));
     if body.tags.is_empty() {
         warnings.push("tags is empty, so it matches nothing: write '*': '*' for everything".to_owned());

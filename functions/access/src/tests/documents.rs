@@ -250,6 +250,34 @@ async fn static_databases_stay_inside_the_allowed_networks() {
     world.put_refused(400, "db", "bad", ca).await;
 }
 
+/// Their values would be sent wherever the database is said to be.
+#[tokio::test]
+async fn secrets_of_managed_users_are_no_shared_tokens() {
+    const ARN: &str = "arn:aws:secretsmanager:us-east-1:123456789012:secret:";
+    let world = empty_with(&[("KEYSTILE_SECRET_PREFIX", "prod/keystile/")]);
+    people(&world).await;
+    let db = |auth: &str| json!({"protocol": "valkey", "uri": "10.0.0.1", "auth": auth});
+    world.put(ALICE, "db", "legacy", db("secret:keystile/of-another-prefix")).await;
+    let named = "secret:prod/keystile/elasticache/1/us-east-1/app".to_owned();
+    for auth in [named, format!("secret:{ARN}prod/keystile/elasticache/1/us-east-1/app-AbCdEf")] {
+        for (kind, name, spec) in [
+            ("db", "legacy", db(&auth)),
+            ("db_auth", "legacy", json!({"auth": auth})),
+            (
+                "matcher",
+                "all",
+                json!({"types": ["elasticache"], "regions": ["us-east-1"], "tags": {"*": "*"}, "auth": auth}),
+            ),
+        ] {
+            let error = world.put_refused(400, kind, name, spec).await;
+            assert!(error["message"].as_str().unwrap().contains("managed users"), "{kind}: {error}");
+            assert!(error["next"].to_string().contains("secret of its own"), "{kind}: {error}");
+        }
+    }
+    let settings = world.ok(ALICE, "GET", "/v1/documents/settings", None).await;
+    assert!(settings.to_string().contains("prod/keystile/"), "{settings}");
+}
+
 #[tokio::test]
 async fn a_local_world_may_dial_loopback() {
     let world = empty_with(&[("KEYSTILE_ALLOW_LOOPBACK", "on"), ("KEYSTILE_STATIC_NETWORKS", "")]);
