@@ -290,7 +290,8 @@ fn of_command(name: &str) -> Option<Kind> {
         "lastsave" => Kind::Fixed(Plan::AllPrimaries(Merge::Min)),
         "spublish" => Kind::Own(|args| of_key(args.get(1))),
         "migrate" => Kind::Own(migrate),
-        "sort" | "sort_ro" => Kind::Own(sort),
+        "sort" => Kind::Own(sort),
+        "sort_ro" => Kind::Own(|args| of_key(args.get(1))),
         _ => return None,
     })
 }
@@ -439,7 +440,7 @@ fn newest(args: &[&[u8]], usual: usize) -> Plan {
     Plan::AllNodes(Merge::Newest(most))
 }
 
-/// `SORT key … [STORE destination]`; of the patterns of `BY` and `GET` the server judges.
+/// `SORT key … [STORE destination]` (which `SORT_RO` does not know); of the patterns of `BY` and `GET` the server judges.
 fn sort(args: &[&[u8]]) -> Plan {
     let mut found = Slots::default();
     found.add(args.get(1));

@@ -59,6 +59,8 @@ fn keys_decide() {
         ("SORT k BY w_* GET # GET x_*", "k"),
         ("SORT {a}k LIMIT 0 5 STORE {a}d", "a"),
         ("SORT k BY store GET store", "k"),
+        // It knows no STORE: the server has the words for that.
+        ("SORT_RO k STORE d", "k"),
         ("MIGRATE h 1 k 0 5", "k"),
         ("KEYS {a}*", "a"),
         ("WATCH {a}1 {a}2", "a"),
