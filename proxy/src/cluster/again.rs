@@ -242,6 +242,9 @@ impl ClusterSession {
             return false;
         }
         let Some(id) = self.link_for_again(node, piece, of_replica) else { return false };
+        if self.is_blocking(piece.number) {
+            self.ask_ids(id);
+        }
         let Some(link) = self.links.get(id) else { return false };
         if asking {
             let mut question = Vec::new();

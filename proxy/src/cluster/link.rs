@@ -60,6 +60,8 @@ pub(super) enum Own {
     SignIn,
     /// `CLUSTER SLOTS`.
     Slots,
+    /// `CLIENT ID`.
+    ClientId,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -117,6 +119,8 @@ pub(super) struct Link {
     pub(super) lifted: bool,
     /// The beginning of a long answer to a question of ours.
     pub(super) collected: Option<Vec<u8>>,
+    /// The id that the node gave it, as far as known.
+    pub(super) client_id: Option<i64>,
 }
 
 impl std::fmt::Debug for Link {
@@ -168,6 +172,7 @@ impl Link {
             doubtful: false,
             lifted: false,
             collected: None,
+            client_id: None,
         }
     }
 

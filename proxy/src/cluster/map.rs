@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use keystile_model::database::{Database, Endpoint};
 use tokio::time::{Duration, Instant};
 
+use super::blocked::Blocked;
 use super::slots::SlotMap;
 
 /// How long a map counts as fresh; jittered by half of it.
@@ -58,6 +59,8 @@ pub struct SharedMap {
     stale_at: AtomicI64,
     /// Until when nobody else need ask.
     asked_until: AtomicI64,
+    /// Sessions that block.
+    pub(super) blocked: Arc<Blocked>,
 }
 
 impl SharedMap {
@@ -70,6 +73,7 @@ impl SharedMap {
             began: Instant::now(),
             stale_at: AtomicI64::new(0),
             asked_until: AtomicI64::new(-1),
+            blocked: Arc::default(),
         }
     }
 

@@ -15,8 +15,10 @@
 
 mod again;
 pub mod answers;
+mod blocked;
 mod budget;
 mod buffers;
+mod clients;
 mod control;
 mod dialect;
 mod fan;
@@ -61,6 +63,7 @@ use crate::session::renewal::Renewal;
 use crate::session::{End, FAREWELL, MOST_UNANSWERED, Parts, Replying, Standing, TO_BOUNDARY, last_words};
 use again::Trouble;
 use answers::OneNode;
+use blocked::Blocking;
 use budget::Share;
 use link::{Link, LinkId, Purpose};
 use links::Links;
@@ -158,6 +161,10 @@ pub struct ClusterSession {
     caching: Option<Box<[u8]>>,
     transaction: Transaction,
     subscriptions: Subscriptions,
+    /// A command that may block is on its way.
+    blocking: Option<Blocking>,
+    /// Whether the db user may ask for its client's id, as far as known.
+    may_ask_ids: bool,
     replying: Replying,
     /// Reads go to replicas.
     readonly: bool,
@@ -236,6 +243,8 @@ impl ClusterSession {
             caching: None,
             transaction: Transaction::default(),
             subscriptions: Subscriptions::default(),
+            blocking: None,
+            may_ask_ids: true,
             replying: Replying::On,
             readonly: false,
             turn: usize::from(*uuid::Uuid::new_v4().as_bytes().first().unwrap_or(&0)),
@@ -270,6 +279,7 @@ impl ClusterSession {
     pub async fn run(mut self: Box<Self>) -> End {
         let end = std::future::poll_fn(|cx| {
             let poll = self.poll(cx);
+            self.tell_blocked();
             self.publish();
             poll
         })

@@ -11,7 +11,7 @@ use keystile_resp::command::{
 };
 use keystile_resp::slot::{self, SLOTS};
 
-use super::pattern;
+use super::{clients, pattern};
 use crate::session::special::{self, Special};
 
 /// What becomes of a command.
@@ -32,6 +32,8 @@ pub enum Plan {
     AllLinks,
     /// To the node that its last argument names: see [`named_node`].
     Named,
+    /// It names a client by the id that it has at home: to wherever that client is.
+    ById,
     /// It is answered here.
     Local(Local),
     /// `SCAN`.
@@ -162,10 +164,16 @@ pub fn is_barrier<A: AsRef<[u8]>>(id: Option<CommandId>, args: &[A], plan: Plan)
     match plan {
         Plan::AllPrimaries(_) | Plan::AllNodes(_) | Plan::AllLinks | Plan::Scan | Plan::Session => true,
         Plan::Local(_) | Plan::CrossSlot | Plan::Refuse(_) => false,
-        Plan::Slot(_) | Plan::Home | Plan::Named | Plan::Split(_) => {
+        Plan::Slot(_) | Plan::Home | Plan::Named | Plan::ById | Plan::Split(_) => {
             id.is_some_and(|id| barriers().get(id.index()) == Some(&true) && blocks(id, args))
         }
     }
+}
+
+/// Whether a command may be kept waiting by a server, so that `CLIENT UNBLOCK` would end it.
+#[must_use]
+pub fn may_block<A: AsRef<[u8]>>(id: CommandId, args: &[A]) -> bool {
+    id.command().flags.contains(Flags::BLOCKING) && blocks(id, args)
 }
 
 /// Whether a command only reads, so that a replica may answer it to a `READONLY` session.
@@ -301,6 +309,9 @@ fn of_subcommand(container: &str, name: &str) -> Option<Kind> {
         ("acl", "load") => Plan::AllNodes(Merge::AllSucceeded),
         ("acl", "log") => return Some(Kind::Own(acl_log)),
         ("client", "caching" | "reply") => Plan::Session,
+        ("client", "kill") => return Some(Kind::Own(clients::kill)),
+        ("client", "list") => return Some(Kind::Own(clients::list)),
+        ("client", "unblock") => return Some(Kind::Own(clients::unblock)),
         ("client", "capa" | "no-evict" | "no-touch" | "setinfo" | "setname" | "tracking") => Plan::AllLinks,
         ("client", "pause" | "unpause") => Plan::AllPrimaries(Merge::AllSucceeded),
         ("cluster", "slots") => Plan::Local(Local::Slots),

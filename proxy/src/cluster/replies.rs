@@ -286,6 +286,10 @@ impl ClusterSession {
                 self.map_came(id, kind, bytes);
                 Ok(())
             }
+            Own::ClientId => {
+                self.client_id_came(id, bytes);
+                Ok(())
+            }
             Own::SignIn => self.signed_in(kind, bytes),
         }
     }

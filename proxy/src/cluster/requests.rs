@@ -316,6 +316,7 @@ impl ClusterSession {
             Plan::AllPrimaries(_) | Plan::AllNodes(_) | Plan::Split(_) | Plan::Named | Plan::Scan => {
                 self.take_fan(incoming, args, plan)
             }
+            Plan::ById => self.take_by_id(incoming, args),
             Plan::Local(local) => self.take_local(incoming, args, local),
         }
     }
@@ -362,7 +363,11 @@ impl ClusterSession {
         entry.meaning = meaning;
         entry.of_replica = self.links.get(id).is_some_and(|link| link.purpose == Purpose::Replica);
         if barrier {
+            self.mind_blocking(incoming);
             self.barrier = Some(Barrier { number: self.order.next(), link: Some(id) });
+        }
+        if self.is_blocking(self.order.next()) {
+            self.ask_ids(id);
         }
         // What it says goes with the command: elsewhere the one would be without the other.
         let caching = self.caching.take();
@@ -402,6 +407,7 @@ impl ClusterSession {
         let mut entry = Entry::new(Awaiting::Fan(Box::new(fan)), incoming.label(), self.take_muted());
         entry.of_replica = self.readonly && incoming.id.is_some_and(plan::only_reads);
         if barrier {
+            self.mind_blocking(incoming);
             self.barrier = Some(Barrier { number, link: None });
         }
         self.order.push(entry, incoming.bytes());
@@ -416,6 +422,10 @@ impl ClusterSession {
         let of_replica = entry.of_replica;
         let Awaiting::Fan(fan) = &mut entry.awaiting else { return };
         let mut fan = std::mem::replace(fan, Box::new(Fan::new(Vec::new(), Join::Done, &self.budget)));
+        let blocking = self.is_blocking(number);
+        if let Some(home) = self.home.filter(|_| blocking) {
+            self.ask_client_id(home);
+        }
         for index in 0..fan.parts().len() {
             let Some(part) = fan.part_mut(index).filter(|part| matches!(part.progress(), Progress::Held))
             else {
@@ -430,6 +440,9 @@ impl ClusterSession {
                 None if of_replica => self.replica_of_slot(part.slot),
                 None => self.link_of_slot(part.slot),
             };
+            if let Some(id) = link.filter(|_| blocking) {
+                self.ask_ids(id);
+            }
             let request: &[u8] = part.request.as_deref().unwrap_or_else(|| self.order.request(number));
             let progress = match link.and_then(|id| Some((id, self.links.get(id)?))) {
                 Some((id, link)) => {

@@ -133,7 +133,7 @@ impl ClusterSession {
         let slot = match plan {
             Plan::Slot(slot) => slot,
             Plan::CrossSlot | Plan::Split(_) => return self.poisoning(incoming, CROSS_SLOT),
-            Plan::Scan | Plan::Named | Plan::Local(_) | Plan::Session | Plan::AllLinks
+            Plan::Scan | Plan::Named | Plan::ById | Plan::Local(_) | Plan::Session | Plan::AllLinks
                 if !is_harmless(incoming.id, plan) =>
             {
                 let text = "it is not allowed inside MULTI in cluster mode";

@@ -5,6 +5,7 @@ mod clients;
 mod commands;
 mod hostile;
 mod moves;
+mod others;
 mod random;
 mod subscriptions;
 #[path = "../support/mod.rs"]
