@@ -61,10 +61,16 @@ pub(super) enum Meaning {
         topic: Topic,
         /// How many are missing; `None` for all that there are.
         left: Option<u32>,
+        /// Names of the same command that are asked for when these are there: shard channels of other slots.
+        rest: Option<Box<Rest>>,
     },
     /// The beginning of a watch.
     Watch,
 }
+
+/// Names that are yet to be asked for.
+#[derive(Debug)]
+pub(super) struct Rest(pub(super) Vec<Box<[u8]>>);
 
 /// One command.
 #[derive(Debug)]

@@ -16,15 +16,15 @@ use keystile_resp::reply::{Frame, is_subscriber_message};
 use keystile_resp::slot;
 use tokio::time::{Duration, Instant, Sleep};
 
-use super::ClusterSession;
 use super::dialect::refuses_to_leave;
 use super::link::{LinkId, Own, Purpose, Whisper};
-use super::order::{Awaiting, Meaning, NO_SLOT};
+use super::order::{Awaiting, Entry, Meaning, NO_SLOT, Rest};
 use super::plan::CROSS_SLOT;
 use super::requests::{Incoming, NOBODY, Taken};
 use super::slots::Redirect;
 use super::value::Value;
-use crate::session::expected::Topic;
+use super::{Barrier, ClusterSession};
+use crate::session::expected::{Label, Topic};
 use crate::session::judge::Refused;
 use crate::session::subscriber::{for_resp2, refusal_for_a_subscriber};
 use crate::session::{End, Standing};
@@ -48,8 +48,11 @@ pub(super) struct Subscriptions {
     shards: Names,
     /// Bytes of all these names.
     bytes: usize,
-    /// Links beside the home one on which names that may match keyspace events are subscribed to.
+    /// Links beside the home one on which names that may match keyspace events are subscribed to: all of them but
+    /// the fresh ones.
     everywhere: Vec<LinkId>,
+    /// Such names that were subscribed to at home since.
+    fresh: Vec<(Topic, Box<[u8]>)>,
     /// Set while a name has no link.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -66,6 +69,9 @@ impl Subscriptions {
     fn add(&mut self, topic: Topic, name: &[u8], link: LinkId) {
         if self.names(topic).insert(Box::from(name), Some(link)).is_none() {
             self.bytes += name.len();
+            if may_be_keyspace(topic, name) {
+                self.fresh.push((topic, Box::from(name)));
+            }
         }
     }
 
@@ -87,6 +93,14 @@ impl Subscriptions {
     /// Whether there is nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.channels.is_empty() && self.patterns.is_empty() && self.shards.is_empty()
+    }
+
+    /// All names that may match keyspace events.
+    fn keyspace_names(&self) -> Vec<(Topic, Box<[u8]>)> {
+        let channels = self.channels.keys().map(|name| (Topic::Channel, name));
+        let patterns = self.patterns.keys().map(|name| (Topic::Pattern, name));
+        let all = channels.chain(patterns).filter(|(topic, name)| may_be_keyspace(*topic, name));
+        all.map(|(topic, name)| (topic, name.clone())).collect()
     }
 
     fn keyspace(&self) -> bool {
@@ -116,6 +130,15 @@ fn word(topic: Topic, adds: bool) -> &'static str {
         (Topic::Shard, true) => "ssubscribe",
         (Topic::Shard, false) => "sunsubscribe",
     }
+}
+
+/// A subscription to these names.
+fn request_of(topic: Topic, names: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<u8> {
+    let mut request = Vec::new();
+    let mut words = vec![word(topic, true).to_ascii_uppercase().into_bytes()];
+    words.extend(names.map(|name| name.as_ref().to_vec()));
+    encode::request(&mut request, &words);
+    request
 }
 
 /// What a confirmation confirms.
@@ -165,22 +188,50 @@ impl ClusterSession {
             let text = "a session subscribes to at most 65,536 names, of 1 MiB together";
             return self.refuse(incoming, &Refused::new(incoming.id, "ERR", "too long", text));
         }
-        let slots = names.iter().map(|name| slot::of_key(name));
-        let place = match topic {
-            Topic::Shard => {
-                let first = names.first().map_or(0, |name| slot::of_key(name));
-                if slots.into_iter().any(|slot| slot != first) {
-                    return self.answer_error(incoming, CROSS_SLOT);
-                }
-                first
-            }
-            Topic::Channel | Topic::Pattern => NO_SLOT,
+        let place = match (topic, names) {
+            (Topic::Shard, [first, ..]) => slot::of_key(first),
+            _ => NO_SLOT,
         };
+        if place != NO_SLOT && names.iter().any(|name| slot::of_key(name) != place) {
+            return self.subscribe_by_slots(incoming, names);
+        }
         let link = if place == NO_SLOT { self.home_link() } else { self.link_of_slot(place) };
         let Some(link) = link else { return self.answer_error(incoming, NOBODY) };
         let left = u32::try_from(names.len()).ok();
         self.lift(link);
-        self.send_on(incoming, link, place, true, Meaning::Acks { topic, left })
+        self.send_on(incoming, link, place, true, Meaning::Acks { topic, left, rest: None })
+    }
+
+    /// `SSUBSCRIBE` of channels of several slots: one run of the same slot behind the other, so that the
+    /// confirmations come in the order of the names.
+    fn subscribe_by_slots(&mut self, incoming: &Incoming<'_>, names: &[Cow<'_, [u8]>]) -> Result<Taken, End> {
+        if incoming.streamed {
+            return self.answer_error(incoming, CROSS_SLOT);
+        }
+        if !self.may_send(None) {
+            return Ok(Taken::No);
+        }
+        self.note(incoming);
+        let muted = self.take_muted();
+        let names = names.iter().map(|name| Box::from(name.as_ref())).collect();
+        self.subscribe_run(incoming.label(), muted, names);
+        Ok(Taken::Yes)
+    }
+
+    /// Asks for the first of these shard channels, and all behind it that are of the same slot.
+    fn subscribe_run(&mut self, label: Label, muted: bool, mut names: Vec<Box<[u8]>>) {
+        let slot = names.first().map_or(0, |name| slot::of_key(name));
+        let run = names.iter().take_while(|name| slot::of_key(name) == slot).count();
+        let rest = names.split_off(run);
+        let rest = (!rest.is_empty()).then(|| Box::new(Rest(rest)));
+        let Some(id) = self.link_of_slot(slot) else { return self.answer(label, NOBODY.to_vec(), muted) };
+        self.lift(id);
+        let mut entry = Entry::new(Awaiting::Link(id), label, muted);
+        entry.slot = slot;
+        entry.meaning = Meaning::Acks { topic: Topic::Shard, left: u32::try_from(run).ok(), rest };
+        self.barrier = Some(Barrier { number: self.order.next(), link: Some(id) });
+        let request = request_of(Topic::Shard, names.iter());
+        self.push_sent(id, entry, &request, &request);
     }
 
     /// `UNSUBSCRIBE` and its kin: confirmed here, for all names are known here.
@@ -333,7 +384,7 @@ impl ClusterSession {
         let awaited = match self.order.front() {
             Some(front) if !whispered && matches!(front.awaiting, Awaiting::Link(at) if at == id) => {
                 match &mut front.meaning {
-                    Meaning::Acks { topic: awaited, left: Some(left) } if adds && *awaited == topic => {
+                    Meaning::Acks { topic: awaited, left: Some(left), .. } if adds && *awaited == topic => {
                         *left = left.saturating_sub(1);
                         Some(*left == 0)
                     }
@@ -369,8 +420,13 @@ impl ClusterSession {
             if let Some(link) = self.links.get(id) {
                 link.settle();
             }
-            self.pop();
+            let answered = self.pop();
             self.place_everywhere();
+            if let Some(Entry { meaning: Meaning::Acks { rest: Some(rest), .. }, label, muted, .. }) =
+                answered
+            {
+                self.subscribe_run(label, muted, rest.0);
+            }
         }
         Ok(false)
     }
@@ -425,8 +481,10 @@ impl ClusterSession {
         true
     }
 
-    /// Names that may match keyspace events are subscribed to at each primary.
+    /// Names that may match keyspace events are subscribed to at each primary: the fresh ones where the others are
+    /// already, else all.
     fn place_everywhere(&mut self) {
+        let fresh = std::mem::take(&mut self.subscriptions.fresh);
         if !self.subscriptions.keyspace() {
             return;
         }
@@ -434,23 +492,20 @@ impl ClusterSession {
         let nodes: Vec<_> = self.map.primaries().cloned().collect();
         let links: Vec<LinkId> = nodes.iter().filter_map(|node| self.link_of(node, Purpose::Main)).collect();
         links.iter().for_each(|id| self.lift(*id));
-        let mut wanted = Vec::new();
-        for (topic, names) in
-            [(Topic::Channel, &self.subscriptions.channels), (Topic::Pattern, &self.subscriptions.patterns)]
-        {
-            let names: Vec<&[u8]> =
-                names.keys().map(AsRef::as_ref).filter(|name| may_be_keyspace(topic, name)).collect();
-            if !names.is_empty() {
-                let verb = word(topic, true).to_ascii_uppercase();
-                let mut request = Vec::new();
-                encode::request(&mut request, &[&[verb.as_bytes()], names.as_slice()].concat());
-                wanted.push((request, Whisper { topic, adds: true, left: names.len() }));
-            }
-        }
         for id in links.iter().copied().filter(|id| Some(*id) != home) {
-            if let Some(link) = self.links.get(id) {
-                // Again where it is subscribed to already: that changes nothing.
-                wanted.iter().for_each(|(request, whisper)| link.whisper(request, *whisper));
+            let names = if self.subscriptions.everywhere.contains(&id) {
+                fresh.clone()
+            } else {
+                self.subscriptions.keyspace_names()
+            };
+            let Some(link) = self.links.get(id) else { continue };
+            for topic in [Topic::Channel, Topic::Pattern] {
+                let names: Vec<_> =
+                    names.iter().filter(|(of, _)| *of == topic).map(|(_, name)| name).collect();
+                if !names.is_empty() {
+                    let whisper = Whisper { topic, adds: true, left: names.len() };
+                    link.whisper(&request_of(topic, names.into_iter()), whisper);
+                }
             }
         }
         self.subscriptions.everywhere = links;
@@ -522,9 +577,7 @@ impl ClusterSession {
         let Some((id, link)) = link.and_then(|id| Some((id, self.links.get(id)?))) else {
             return self.place_soon();
         };
-        let mut request = Vec::new();
-        encode::request(&mut request, &[word(topic, true).to_ascii_uppercase().as_bytes(), name]);
-        link.whisper(&request, Whisper { topic, adds: true, left: 1 });
+        link.whisper(&request_of(topic, [name].iter()), Whisper { topic, adds: true, left: 1 });
         if let Some(place) = self.subscriptions.names(topic).get_mut(name) {
             *place = Some(id);
         }
@@ -549,6 +602,8 @@ impl ClusterSession {
             }
             // It may still be subscribed: what comes then would look like replies.
             None if !whisper.adds && !self.settings.resp3 => return self.lose(id),
+            // What it has of the names for all primaries is not known: all of them are sent again.
+            None if whisper.adds => self.subscriptions.everywhere.retain(|at| *at != id),
             None => {}
         }
         for (name, place) in &mut self.subscriptions.shards {

@@ -224,7 +224,7 @@ impl ClusterSession {
 
     /// Adds a command to the order and its bytes to its link.
     #[inline]
-    fn push_sent(&mut self, id: LinkId, entry: Entry, kept: &[u8], bytes: &[u8]) {
+    pub(super) fn push_sent(&mut self, id: LinkId, entry: Entry, kept: &[u8], bytes: &[u8]) {
         let number = self.order.next();
         if let Some(link) = self.links.get(id) {
             link.send(bytes, number, 0);

@@ -27,7 +27,6 @@ fn subscriptions_in_both_protocols() {
                 client.command(&["SSUBSCRIBE", &there]).await,
                 format!("{mark}[ssubscribe {there} :2]")
             );
-            assert!(client.command(&["SSUBSCRIBE", &here, &there]).await.starts_with("-CROSSSLOT"));
         }
         assert!(
             two.command(&["GET", "x"]).await.starts_with("-ERR Can't execute 'get': only (P|S)SUBSCRIBE")
@@ -280,5 +279,104 @@ fn a_resp2_client_gets_pushes_in_its_own_form_or_not_at_all() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(client.ask("PING").await, "+PONG");
         assert_eq!(client.command(&["GET", &keys[0]]).await, "y");
+    });
+}
+
+#[test]
+fn shard_channels_of_several_slots_are_confirmed_in_the_order_of_the_client() {
+    run(async {
+        let (world, cluster) = world(3, 0).await;
+        let mut publisher = world.routed("alice", "sessions", "iam-admin").await;
+        let names: Vec<String> = (0..3).map(|node| key_of(&cluster, node)).collect();
+        let more = format!("{{{}}}more", names[0]);
+        let order = [&names[1], &names[0], &more, &names[2], &names[1], &names[0]].map(String::as_str);
+        for (mark, hello) in [("", "2"), (">", "3")] {
+            let mut client = world.routed("alice", "sessions", "iam-admin").await;
+            client.command(&["HELLO", hello]).await;
+            // What comes behind it waits for all of it.
+            let mut request = encoded(&[&["SSUBSCRIBE"], &order[..]].concat());
+            request.extend(encoded(&["PING"]));
+            client.send(request).await;
+            for (name, count) in order.iter().zip([1, 2, 3, 4, 4, 4]) {
+                assert_eq!(client.reply().await, format!("{mark}[ssubscribe {name} :{count}]"));
+            }
+            assert_eq!(client.reply().await, if hello == "2" { "[pong ]" } else { "+PONG" });
+            for name in names.iter().chain([&more]) {
+                assert_eq!(publisher.command(&["SPUBLISH", name, "x"]).await, ":1");
+                assert_eq!(client.reply().await, format!("{mark}[smessage {name} x]"));
+            }
+            client.send(encoded(&[&["SUNSUBSCRIBE"], &order[..4]].concat())).await;
+            for (name, count) in order.iter().zip([3, 2, 1, 0]) {
+                assert_eq!(client.reply().await, format!("{mark}[sunsubscribe {name} :{count}]"));
+            }
+        }
+        // One part is refused: what follows it is not asked for, and the session goes on.
+        for node in &cluster.nodes {
+            node.ok(&[
+                "ACL",
+                "SETUSER",
+                "iam-rw",
+                "resetchannels",
+                &format!("&{}", names[0]),
+                &format!("&{}", names[2]),
+            ]);
+        }
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        client.send(encoded(&["SSUBSCRIBE", &names[0], &names[1], &names[2]])).await;
+        assert_eq!(client.reply().await, format!("[ssubscribe {} :1]", names[0]));
+        assert!(client.reply().await.starts_with("-NOPERM"));
+        assert_eq!(client.command(&["PING"]).await, "[pong ]");
+        assert_eq!(client.command(&["SUNSUBSCRIBE"]).await, format!("[sunsubscribe {} :0]", names[0]));
+        assert_eq!(client.command(&["ECHO", "x"]).await, "x");
+    });
+}
+
+#[test]
+fn only_new_names_are_sent_to_the_other_primaries() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-admin").await;
+        let name = |number: usize| format!("__keyspace@0__:{number:04}{}", "x".repeat(1_000));
+        let received = || {
+            let stats = cluster.nodes[1].ok(&["INFO", "stats"]);
+            let line = stats
+                .text()
+                .lines()
+                .find_map(|line| line.strip_prefix("total_net_input_bytes:"))
+                .map(str::to_owned);
+            line.unwrap().parse::<usize>().unwrap()
+        };
+        cluster.nodes[1].ok(&["CONFIG", "SET", "notify-keyspace-events", "KEA"]);
+        let there = key_of(&cluster, 1);
+        assert_eq!(
+            client.command(&["SUBSCRIBE", &format!("__keyspace@0__:{there}")]).await,
+            format!("[subscribe __keyspace@0__:{there} :1]")
+        );
+        let before = received();
+        for number in 0..200 {
+            assert!(
+                client.command(&["SUBSCRIBE", &name(number)]).await.ends_with(&format!(":{}]", number + 2))
+            );
+        }
+        let mut other = world.routed("alice", "sessions", "iam-admin").await;
+        assert_eq!(other.command(&["SET", &there, "x"]).await, "+OK");
+        assert_eq!(client.reply().await, format!("[message __keyspace@0__:{there} set]"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let sent = received() - before;
+        assert!((200 * 1_000..200 * 2_000).contains(&sent), "{sent} bytes for 200 names");
+        // One that it leaves and takes again.
+        assert_eq!(
+            client.command(&["UNSUBSCRIBE", &name(7)]).await,
+            format!("[unsubscribe {} :200]", name(7))
+        );
+        assert_eq!(client.command(&["SUBSCRIBE", &name(7)]).await, format!("[subscribe {} :201]", name(7)));
+        support::wait_until("it is there again", || {
+            cluster.nodes[1].ok(&["PUBSUB", "NUMSUB", &name(7)])
+                == support::cluster::Reply::List(vec![
+                    support::cluster::Reply::Text(name(7)),
+                    support::cluster::Reply::Number(1),
+                ])
+        })
+        .await;
     });
 }
