@@ -24,10 +24,10 @@ const MOST_AGAIN: u8 = 16;
 /// How long a server's word that it cannot answer now is met with another try.
 const NOT_NOW: Duration = Duration::from_secs(10);
 /// How long the node of a slot may be out of reach.
-const OUT_OF_REACH: Duration = Duration::from_secs(15);
+pub(super) const OUT_OF_REACH: Duration = Duration::from_secs(15);
 /// The first pause, and the longest one.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Why commands are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -351,7 +351,7 @@ impl ClusterSession {
 
     /// Where the commands of a slot are tried: at its primary. Where nobody tells this session the map, every
     /// other time at one of its replicas: one that was promoted takes them, and any other tells who was.
-    fn node_in_trouble(&self, slot: u16) -> Option<Endpoint> {
+    pub(super) fn node_in_trouble(&self, slot: u16) -> Option<Endpoint> {
         let shard = if slot == NO_SLOT { self.map.home_shard() } else { self.map.shard(slot) }?;
         let blind = !self.may_ask_slots && self.turn % 2 == 1;
         let replica = self.turn / 2 % shard.replicas.len().max(1);

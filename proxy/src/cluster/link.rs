@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 
 use keystile_model::database::Endpoint;
 use keystile_resp::reply::{Limits, ReplyError, ReplyScanner, Step};
+use tokio::time::{Duration, Instant, Sleep};
 
+use super::again::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::buffers;
 use crate::session::expected::Topic;
 use crate::session::leg::Leg;
@@ -84,6 +86,8 @@ pub(super) struct Whisper {
 
 enum State {
     Dialing(Dialing),
+    /// To be dialled again when the time has come.
+    Pausing(Pin<Box<Sleep>>),
     Up(Box<Leg>),
     /// The peer has closed it: what was received is still good.
     Ended,
@@ -119,6 +123,8 @@ pub(super) struct Link {
     pub(super) lifted: bool,
     /// The beginning of a long answer to a question of ours.
     pub(super) collected: Option<Vec<u8>>,
+    /// Since when it is dialled again, and the last pause.
+    pausing: Option<(Instant, Duration)>,
     /// The id that the node gave it, as far as known.
     pub(super) client_id: Option<i64>,
 }
@@ -140,6 +146,8 @@ pub(super) enum Dialed {
     Up,
     /// There is no connection, for this reason.
     Failed(String),
+    /// It is time to dial it again.
+    Due,
 }
 
 impl Link {
@@ -172,6 +180,7 @@ impl Link {
             doubtful: false,
             lifted: false,
             collected: None,
+            pausing: None,
             client_id: None,
         }
     }
@@ -193,7 +202,14 @@ impl Link {
     }
 
     pub(super) fn poll_dial(&mut self, cx: &mut Context<'_>) -> Dialed {
-        let State::Dialing(dialing) = &mut self.state else { return Dialed::NoNews };
+        let dialing = match &mut self.state {
+            State::Dialing(dialing) => dialing,
+            State::Pausing(timer) => {
+                let due = timer.as_mut().poll(cx).is_ready();
+                return if due { Dialed::Due } else { Dialed::NoNews };
+            }
+            State::Up(_) | State::Ended => return Dialed::NoNews,
+        };
         match dialing.as_mut().poll(cx) {
             Poll::Pending => Dialed::NoNews,
             Poll::Ready(Ok(leg)) => {
@@ -205,6 +221,32 @@ impl Link {
                 Dialed::Failed(why)
             }
         }
+    }
+
+    /// It could not be dialled: it waits a moment, with all that is staged. False where it has done so for too long.
+    pub(super) fn pause(&mut self, bound: Duration) -> bool {
+        let now = Instant::now();
+        let (since, pause) = match self.pausing {
+            Some((since, pause)) => (since, (pause * 2).min(LONGEST_PAUSE)),
+            None => (now, FIRST_PAUSE),
+        };
+        if now.saturating_duration_since(since) >= bound {
+            return false;
+        }
+        self.pausing = Some((since, pause));
+        self.state = State::Pausing(Box::pin(tokio::time::sleep_until(now + pause)));
+        true
+    }
+
+    /// Whether it was dialled more than once.
+    pub(super) fn has_paused(&self) -> bool {
+        self.pausing.is_some()
+    }
+
+    /// What waits for it goes to this node.
+    pub(super) fn redial(&mut self, node: Endpoint, dialing: Dialing) {
+        self.node = node;
+        self.state = State::Dialing(dialing);
     }
 
     /// What is sent first, in front of what waits already.

@@ -6,9 +6,9 @@ use keystile_model::database::Endpoint;
 use keystile_resp::encode;
 
 use super::ClusterSession;
-use super::again::{Cause, Piece};
+use super::again::{Cause, OUT_OF_REACH, Piece};
 use super::link::{Dialed, Link, LinkId, Own, Purpose};
-use super::order::{Awaiting, Meaning};
+use super::order::{Awaiting, Meaning, NO_SLOT};
 use crate::session::End;
 
 /// Links that a session may have: AWS's largest clusters have 500 shards.
@@ -164,21 +164,63 @@ impl ClusterSession {
                         link.prove(request);
                     }
                 }
+                Dialed::Due => {
+                    news = true;
+                    self.redial(id);
+                }
                 Dialed::Failed(why) => {
                     news = true;
                     tracing::debug!(why, "a node of a cluster cannot be reached");
-                    self.unreachable(id, &why);
+                    self.metrics.cluster_links_failed.add(1);
+                    self.shared_map.expire();
+                    if !self.tries_again(id) {
+                        self.unreachable(id, &why);
+                    }
                 }
             }
         }
         Ok(news)
     }
 
-    /// A link never came to be: what waited for it was not sent, and waits on.
+    /// A link never came to be on which something waits that is kept nowhere else: of a transaction, a long request,
+    /// what goes with a `CLIENT CACHING`. Nothing of it was sent, so the link as a whole is dialled again, for as long
+    /// as held commands wait. False where it is not, or not any more.
+    fn tries_again(&mut self, id: LinkId) -> bool {
+        let waits = self
+            .order
+            .iter_mut()
+            .any(|(_, entry)| entry.kept == 0 && matches!(entry.awaiting, Awaiting::Link(at) if at == id));
+        let pinned = self.pins(id);
+        let main = self.links.get(id).filter(|link| link.purpose == Purpose::Main);
+        main.is_some_and(|link| (waits || pinned) && link.pause(OUT_OF_REACH))
+    }
+
+    /// Dials a link again: to whatever node serves now what waits for it.
+    fn redial(&mut self, id: LinkId) {
+        self.ask_for_map_in_trouble();
+        self.follow_map();
+        let first = self.order.iter_mut().find_map(|(_, entry)| match entry.awaiting {
+            Awaiting::Link(at) if at == id => Some(entry.slot),
+            _ => None,
+        });
+        let slot = self.pinned_slot(id).or(first).unwrap_or(NO_SLOT);
+        let node = self.node_in_trouble(slot);
+        let Some(link) = self.links.get(id) else { return };
+        let node = node.unwrap_or_else(|| link.node.clone());
+        self.metrics.cluster_links.add(1);
+        link.redial(node.clone(), self.dial.dial(&node));
+        for known in self.by_place.iter_mut().filter(|known| **known == Some(id)) {
+            *known = None;
+        }
+        if self.home == Some(id) && self.map.home() != Some(&node) {
+            self.home = None;
+        }
+    }
+
+    /// A link never came to be: what waited for it was not sent, and waits on, unless it has waited enough.
     fn unreachable(&mut self, id: LinkId, why: &str) {
         let Some(link) = self.links.remove(id) else { return };
         self.forget(id);
-        self.metrics.cluster_links_failed.add(1);
         if link.purpose == Purpose::Replica {
             self.gone_replicas.push(link.node.clone());
         }
@@ -189,8 +231,9 @@ impl ClusterSession {
         let mut lost = Vec::new();
         for (number, entry) in self.order.iter_mut() {
             match &mut entry.awaiting {
-                // Of a transaction, or streamed: it is not there any more.
-                Awaiting::Link(at) if *at == id && entry.kept == 0 => lost.push(number),
+                Awaiting::Link(at) if *at == id && (entry.kept == 0 || link.has_paused()) => {
+                    lost.push(number)
+                }
                 Awaiting::Link(at) if *at == id => {
                     entry.awaiting = Awaiting::Held;
                     entry.of_replica = false;
@@ -210,7 +253,6 @@ impl ClusterSession {
         if held {
             self.begin_trouble(Cause::Unreachable, words);
         }
-        self.shared_map.expire();
     }
 
     /// A link has ended and everything that it sent was taken: what it still owes is unknown.

@@ -84,6 +84,14 @@ impl ClusterSession {
             || self.transaction.watch.is_some_and(|watch| watch.link == id)
     }
 
+    /// The slot on account of which a link is pinned.
+    pub(super) fn pinned_slot(&self, id: LinkId) -> Option<u16> {
+        match self.transaction.phase {
+            Phase::Pinned { link, slot } if link == id => Some(slot),
+            _ => self.transaction.watch.filter(|watch| watch.link == id).map(|watch| watch.slot),
+        }
+    }
+
     /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.
     pub(super) fn take_transaction(
         &mut self,

@@ -156,3 +156,86 @@ fn an_exec_that_a_subscriber_may_not_send_lets_go_of_what_is_watched() {
         assert_eq!(client.command(&["EXEC"]).await, "[2]");
     });
 }
+
+#[test]
+fn a_transaction_waits_for_a_node_that_is_out_of_reach() {
+    run(async {
+        let (world, mut cluster) = world(3, 1).await;
+        let doomed = key_of(&cluster, 0);
+        let list = format!("{{{doomed}}}list");
+        let mut warm = world.routed("alice", "sessions", "iam-rw").await;
+        assert_eq!(warm.command(&["SET", &doomed, "1"]).await, "+OK");
+        let mut sessions = Vec::new();
+        for _ in 0..3 {
+            sessions.push(world.routed("alice", "sessions", "iam-rw").await);
+        }
+        // Their home is the node that goes.
+        for session in &mut sessions {
+            assert_eq!(session.command(&["ECHO", "x"]).await, "x");
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.nodes[0].kill();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let long = "v".repeat(2 << 20);
+        let requests = [
+            format!("MULTI\r\nECHO x\r\nINCR {doomed}\r\nRPUSH {list} a\r\nEXEC\r\n").into_bytes(),
+            format!("WATCH {doomed}w\r\nMULTI\r\nECHO y\r\nEXEC\r\n")
+                .replace(&format!("{doomed}w"), &list)
+                .into_bytes(),
+            encoded(&["SET", &format!("{{{doomed}}}long"), &long]),
+        ];
+        for (session, request) in sessions.iter_mut().zip(requests) {
+            session.send(request).await;
+        }
+        let answers = [
+            vec!["+OK", "+QUEUED", "+QUEUED", "+QUEUED", "[x :2 :1]"],
+            vec!["+OK", "+OK", "+QUEUED"],
+            vec!["+OK"],
+        ];
+        for (session, answers) in sessions.iter_mut().zip(answers) {
+            for answer in answers {
+                assert_eq!(session.reply().await, answer);
+            }
+        }
+        // What the one watched the other may have changed meanwhile; both are answers of an EXEC.
+        let exec = sessions[1].reply().await;
+        assert!(["[y]", "(nil)"].contains(&exec.as_str()), "{exec}");
+        assert_eq!(
+            sessions[1].command(&["STRLEN", &format!("{{{doomed}}}long")]).await,
+            format!(":{}", 2 << 20)
+        );
+        // HELLO, too, of a session whose home is gone for good.
+        for session in &mut sessions {
+            assert!(session.command(&["HELLO", "3"]).await.contains("proto :3"));
+        }
+    });
+}
+
+#[test]
+fn a_transaction_does_not_wait_for_ever() {
+    run(async {
+        let (world, mut cluster) = world(2, 0).await;
+        let gone = key_of(&cluster, 1);
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        assert_eq!(client.command(&["ECHO", "x"]).await, "x");
+        cluster.nodes[1].kill();
+        let began = std::time::Instant::now();
+        client.send(format!("MULTI\r\nINCR {gone}\r\nEXEC\r\nECHO y\r\n")).await;
+        assert_eq!(client.reply().await, "+OK");
+        for _ in 0..2 {
+            let lost = client.reply().await;
+            assert!(lost.starts_with("-CLUSTERDOWN keystile: the node localhost:"), "{lost}");
+        }
+        assert_eq!(client.reply().await, "y");
+        let took = began.elapsed();
+        assert!(took >= Duration::from_secs(14) && took < Duration::from_secs(25), "{took:?}");
+        cluster.nodes[1].start();
+        support::cluster::wait("it is back", || {
+            cluster.nodes[1].ok(&["CLUSTER", "INFO"]).text().contains("cluster_state:ok")
+        });
+        client.send(format!("MULTI\r\nINCR {gone}\r\nEXEC\r\n")).await;
+        for expected in ["+OK", "+QUEUED", "[:1]"] {
+            assert_eq!(client.reply().await, expected);
+        }
+    });
+}
