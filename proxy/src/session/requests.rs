@@ -273,19 +273,21 @@ impl Session {
                 self.expected.push(Expect::Multi { label, muted, change: self.changes });
                 return Ok(Verdict::Pass);
             }
-            // Also an EXEC that the server refuses ends the transaction; a DISCARD does not.
+            // Also an EXEC that the server refuses ends the transaction; a DISCARD does not. Where there is none, what
+            // is watched stays so, unless the server refuses an EXEC.
             Special::EndMulti if alone || is_exec(id) => {
+                self.watching &= alone && !self.in_multi;
                 self.change_multi(false);
-                self.watching = false;
                 self.hold_for_sign_in();
             }
             // With arguments it is an error, and changes nothing.
             Special::Multi | Special::EndMulti => {}
             Special::Watch => self.watching |= !self.in_multi,
-            Special::Unwatch => {
+            Special::Unwatch if alone => {
                 self.watching &= self.in_multi;
                 self.hold_for_sign_in();
             }
+            Special::Unwatch => {}
             Special::Subscribe(topic) => {
                 if !alone {
                     self.lift()?;

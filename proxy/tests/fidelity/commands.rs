@@ -543,6 +543,33 @@ fn transactions() {
     });
 }
 
+/// What lets go of watched keys, and what only looks so; and then a subscriber's EXEC, which does.
+#[test]
+fn watched_keys_are_let_go_of_when_the_server_does() {
+    run(async {
+        let twins = Twins::start(&[]).await;
+        let between = ["EXEC", "DISCARD", "UNWATCH x", "DISCARD x", "EXEC x", "UNWATCH", "WATCH", "PING"];
+        let all =
+            between.map(|word| (word, "EXEC")).into_iter().chain([("PING", "DISCARD"), ("PING", "UNWATCH")]);
+        for (between, subscriber) in all {
+            let script = [
+                "SET a 1",
+                "WATCH a",
+                "SET a 2",
+                between,
+                "SUBSCRIBE c",
+                subscriber,
+                "UNSUBSCRIBE c",
+                "MULTI",
+                "GET a",
+                "EXEC",
+                "GET a",
+            ];
+            same(&twins, exact, &script).await;
+        }
+    });
+}
+
 #[test]
 fn replies_that_are_switched_off() {
     run(async {
