@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keystile_model::database::Endpoint;
 
-use super::budget::{Budget, Share};
+use super::budget::{Purse, Share};
 use super::link::LinkId;
 use super::order::NO_SLOT;
 
@@ -111,9 +111,9 @@ pub(super) struct Fan {
 
 impl Fan {
     /// A command in these parts, none of them sent.
-    pub(super) fn new(parts: Vec<Part>, join: Join, budget: &Arc<Budget>) -> Self {
+    pub(super) fn new(parts: Vec<Part>, join: Join, purse: &Arc<Purse>) -> Self {
         let missing = parts.len();
-        let share = Share::of(budget);
+        let share = Share::of(purse);
         Self { parts, join, sent: HashMap::new(), missing, bytes: 0, share, too_much: None }
     }
 
@@ -230,11 +230,12 @@ impl Fan {
 
 #[cfg(test)]
 mod tests {
+    use super::super::budget::Budget;
     use super::*;
 
     fn fan(parts: u16) -> Fan {
         let parts = (0..parts).map(|slot| Part::of_slot(slot, vec![b'x'])).collect();
-        Fan::new(parts, Join::Done, &Budget::new(1_000))
+        Fan::new(parts, Join::Done, &Budget::new(1_000).purse("alice"))
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl ClusterSession {
             Step::Done(reply) => Some(reply),
             Step::Ask { node, requests, replies } => {
                 let parts = questions(&node, requests, replies);
-                let fan = Fan::new(parts, Join::Scan(scan), &self.budget);
+                let fan = Fan::new(parts, Join::Scan(scan), &self.purse);
                 if let Some(entry) = self.order.at(number) {
                     entry.awaiting = Awaiting::Fan(Box::new(fan));
                 }

@@ -64,7 +64,7 @@ use crate::session::{End, FAREWELL, MOST_UNANSWERED, Parts, Replying, Standing, 
 use again::Trouble;
 use answers::OneNode;
 use blocked::Blocking;
-use budget::Share;
+use budget::{Purse, Share};
 use link::{Link, LinkId, Purpose};
 use links::Links;
 use map::SharedMap;
@@ -198,7 +198,7 @@ pub struct ClusterSession {
     hold: bool,
     /// Bytes that waited for the client at the last look.
     unsent: usize,
-    budget: Arc<Budget>,
+    purse: Arc<Purse>,
     /// What merged replies that the client has not taken yet have of it.
     merged: Vec<Share>,
     finishing: Option<End>,
@@ -213,6 +213,7 @@ impl ClusterSession {
         let ClusterParts { parts, node, database, dial, map: shared_map, split_mset, reached, budget } = own;
         let (deployment, address) = reached;
         let limits = request::Limits { whole: WHOLE_REQUEST, ..parts.limits.0 };
+        let purse = budget.purse(&parts.journal.facts().user);
         let mut links = Links::default();
         let map = shared_map.load();
         let is_home = map.home() == Some(&node);
@@ -267,7 +268,7 @@ impl ClusterSession {
             last_failure: None,
             hold: false,
             unsent: 0,
-            budget,
+            purse,
             merged: Vec::new(),
             finishing: None,
             counted: (0, 0),

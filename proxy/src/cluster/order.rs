@@ -317,7 +317,7 @@ mod tests {
     fn commands_in_parts_have_a_bound_of_their_own() {
         let fan = |parts: u16| {
             let parts = (0..parts).map(|slot| Part::of_slot(slot, Vec::new())).collect();
-            Awaiting::Fan(Box::new(Fan::new(parts, Join::Done, &Budget::new(0))))
+            Awaiting::Fan(Box::new(Fan::new(parts, Join::Done, &Budget::new(0).purse("alice"))))
         };
         let mut order = Order::default();
         for _ in 0..5 {

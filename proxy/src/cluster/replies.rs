@@ -444,7 +444,7 @@ impl ClusterSession {
         if !fan.is_done() {
             return Ok(moved);
         }
-        let fan = std::mem::replace(&mut **fan, Fan::new(Vec::new(), Join::Done, &self.budget));
+        let fan = std::mem::replace(&mut **fan, Fan::new(Vec::new(), Join::Done, &self.purse));
         self.order.forget_parts(fan.parts().len());
         let Some(reply) = self.join(number, fan) else { return Ok(true) };
         let reply = self.moved_in_vain(&reply).map_or(reply, Vec::from);

@@ -403,7 +403,7 @@ impl ClusterSession {
         }
         self.note(incoming);
         let number = self.order.next();
-        let fan = Fan::new(parts, join, &self.budget);
+        let fan = Fan::new(parts, join, &self.purse);
         let mut entry = Entry::new(Awaiting::Fan(Box::new(fan)), incoming.label(), self.take_muted());
         entry.of_replica = self.readonly && incoming.id.is_some_and(plan::only_reads);
         if barrier {
@@ -421,7 +421,7 @@ impl ClusterSession {
         let Some(entry) = self.order.at(number) else { return };
         let of_replica = entry.of_replica;
         let Awaiting::Fan(fan) = &mut entry.awaiting else { return };
-        let mut fan = std::mem::replace(fan, Box::new(Fan::new(Vec::new(), Join::Done, &self.budget)));
+        let mut fan = std::mem::replace(fan, Box::new(Fan::new(Vec::new(), Join::Done, &self.purse)));
         let blocking = self.is_blocking(number);
         if let Some(home) = self.home.filter(|_| blocking) {
             self.ask_client_id(home);

@@ -242,6 +242,36 @@ fn merged_replies_have_a_bound_that_all_sessions_share() {
 }
 
 #[test]
+fn one_user_cannot_hold_all_that_there_is_for_merged_replies() {
+    run(async {
+        // Enough for a reply of the greatest length, and half of one.
+        let world = World::start(&[("KEYSTILE_MERGED_REPLY_BYTES", "100663296")]).await;
+        let cluster = Cluster::start(world.dir.path(), 2, 0);
+        world.serve_cluster(&cluster).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let (one, other) = (key_of(&cluster, 0), key_of(&cluster, 1));
+        let value = "v".repeat(20 << 20);
+        for key in [&one, &other] {
+            assert_eq!(client.command(&["SET", key, &value]).await, "+OK");
+        }
+        let merged = encoded(&["MGET", &one, &other]);
+        let mut slow = world.routed("alice", "sessions", "iam-rw").await;
+        slow.send(&merged).await;
+        assert_eq!(slow.line().await, "*2");
+        // There is room for another one, but not for hers.
+        let refused = client.command(&["MGET", &one, &other]).await;
+        assert!(refused.starts_with("-ERR keystile: the proxy holds as many replies"), "{refused:.200}");
+        let mut bob = world.routed("bob", "sessions", "iam-rw").await;
+        assert!(bob.command(&["MGET", &one, &other]).await == format!("[{value} {value}]"));
+        for _ in 0..2 {
+            assert!(slow.reply().await == value);
+        }
+        assert_eq!(slow.ask("PING").await, "+PONG");
+        assert!(client.command(&["MGET", &one, &other]).await == format!("[{value} {value}]"));
+    });
+}
+
+#[test]
 fn a_command_of_all_slots() {
     run(async {
         let (world, _cluster) = world(3, 0).await;
