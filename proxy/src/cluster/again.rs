@@ -9,12 +9,13 @@ use std::task::{Context, Poll};
 use keystile_model::database::Endpoint;
 use keystile_resp::command::CommandId;
 use keystile_resp::encode;
+use keystile_resp::reply::Step;
 use tokio::time::{Duration, Instant, Sleep};
 
 use super::ClusterSession;
 use super::fan::Progress;
-use super::link::{LinkId, Own, Purpose};
-use super::order::{Awaiting, Meaning, NO_SLOT};
+use super::link::{Link, LinkId, Own, Purpose};
+use super::order::{Awaiting, Meaning, NO_SLOT, Way};
 use super::slots::Redirect;
 use crate::session::End;
 use crate::session::expected::Label;
@@ -143,6 +144,43 @@ impl ClusterSession {
         }
     }
 
+    /// A `MOVED` was followed: what says the same right behind it on that link is followed, too, in order and on the
+    /// same link. So a pipeline to a slot that has moved costs one round trip more, and not one for each command.
+    pub(super) fn follow_more(&mut self, link: LinkId, moved: &[u8]) {
+        let first = self.order.first();
+        let Some(Awaiting::Link(to)) = self.order.at(first).map(|entry| &entry.awaiting) else { return };
+        let (to, mut last) = (*to, first);
+        if self.links.get(link).is_none_or(|asked| asked.purpose == Purpose::Replica) {
+            return;
+        }
+        while moved.starts_with(b"-MOVED ")
+            && let Some(number) = self.order.next_on(last + 1, link)
+            && let Some(asked) = self.links.get(link).filter(|asked| asked.owes_client())
+            && let Ok(Step::Frame(frame)) = asked.peek()
+            && asked.bytes(frame.len) == moved
+            && self.follow(Piece { number, part: None }, link, moved, to)
+        {
+            self.take_settled(link, frame.len);
+            last = number;
+        }
+    }
+
+    /// Follows a `MOVED` on a link that the command in front of it took. False where it is not to be followed so.
+    fn follow(&mut self, piece: Piece, link: LinkId, moved: &[u8], to: LinkId) -> bool {
+        let Some(asked) = self.links.get(link).map(|asked| asked.node.clone()) else { return false };
+        let again = Again::read(moved.get(1..).unwrap_or_default().trim_ascii_end(), &asked);
+        let believed = again.is_some_and(|again| self.believes(piece, &again, &asked));
+        if !believed || self.count_try(piece).is_none_or(|(_, tries)| tries > MOST_AGAIN) {
+            return false;
+        }
+        self.metrics.cluster_redirects.add("moved");
+        self.hold_piece(piece);
+        if !self.send_on_link(piece, to, false) {
+            self.begin_trouble(Cause::NotNow, moved.to_vec());
+        }
+        true
+    }
+
     /// Whether an error is what it says. A script may answer with any error: so only what a server would say of
     /// it is followed, nothing is learned from it for others, and it is not carried out again because it failed.
     fn believes(&mut self, piece: Piece, again: &Again, asked: &Endpoint) -> bool {
@@ -222,6 +260,7 @@ impl ClusterSession {
     }
 
     fn hold_piece(&mut self, piece: Piece) {
+        self.order.note_held(piece.number);
         let Some(entry) = self.order.at(piece.number) else { return };
         match (&mut entry.awaiting, piece.part) {
             (Awaiting::Fan(fan), Some(part)) => fan.set(part, Progress::Held),
@@ -233,6 +272,13 @@ impl ClusterSession {
     pub(super) fn send_to(&mut self, piece: Piece, node: &Endpoint, asking: bool) -> bool {
         let Some(entry) = self.order.at(piece.number) else { return false };
         let of_replica = entry.of_replica;
+        let link = self.link_for_again(node, piece, of_replica);
+        link.is_some_and(|id| self.send_on_link(piece, id, asking))
+    }
+
+    /// Sends a held piece on a link.
+    fn send_on_link(&mut self, piece: Piece, id: LinkId, asking: bool) -> bool {
+        let Some(entry) = self.order.at(piece.number) else { return false };
         let own = match (&entry.awaiting, piece.part) {
             (Awaiting::Fan(fan), Some(part)) => fan.part(part).and_then(|part| part.request.clone()),
             _ => None,
@@ -241,7 +287,6 @@ impl ClusterSession {
         if request.is_empty() {
             return false;
         }
-        let Some(id) = self.link_for_again(node, piece, of_replica) else { return false };
         if self.is_blocking(piece.number) {
             self.ask_ids(id);
         }
@@ -264,6 +309,7 @@ impl ClusterSession {
     /// From now on held commands are tried again, until they were answered or the time is up.
     pub(super) fn begin_trouble(&mut self, cause: Cause, words: Vec<u8>) {
         self.settling = true;
+        self.order.note_held(self.order.first());
         let bound = match cause {
             Cause::NotNow => NOT_NOW,
             Cause::Unreachable => OUT_OF_REACH,
@@ -285,8 +331,7 @@ impl ClusterSession {
 
     /// A command was answered: if none is held, the trouble is over, else its time begins anew.
     pub(super) fn ease_trouble(&mut self) {
-        let held = self.held();
-        if held.is_empty() {
+        if !self.order.has_held() {
             self.trouble = None;
         } else if let Some(trouble) = &mut self.trouble {
             trouble.since = Instant::now();
@@ -331,6 +376,7 @@ impl ClusterSession {
 
     /// Sends what is held, in order, as far as there is a way.
     pub(super) fn send_held(&mut self) {
+        let mut ways = self.order.ways();
         for piece in self.held() {
             if self.scan_again(piece.number) {
                 continue;
@@ -343,9 +389,24 @@ impl ClusterSession {
                 },
                 _ => (entry.slot, None),
             };
-            let node = node.or_else(|| self.node_in_trouble(slot));
-            let Some(node) = node else { continue };
-            self.send_to(piece, &node, false);
+            if let Some(node) = node {
+                self.send_to(piece, &node, false);
+                continue;
+            }
+            let Some(node) = self.node_in_trouble(slot) else { continue };
+            let sent = match ways.get(&slot) {
+                None => self.send_to(piece, &node, false),
+                Some(Way::Behind(id)) => {
+                    let id = *id;
+                    let place = (piece.number, piece.part.unwrap_or(0));
+                    let leads =
+                        |link: &mut Link| link.is_usable() && link.node == node && link.comes_last(place);
+                    self.links.get(id).is_some_and(leads) && self.send_on_link(piece, id, false)
+                }
+                Some(Way::None) => false,
+            };
+            let way = if sent { self.order.way_of(piece) } else { Way::None };
+            ways.insert(slot, way);
         }
     }
 

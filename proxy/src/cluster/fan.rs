@@ -59,7 +59,7 @@ impl Part {
     }
 
     /// The link whose reply it waits for.
-    fn link(&self) -> Option<LinkId> {
+    pub(super) fn link(&self) -> Option<LinkId> {
         match self.progress {
             Progress::Sent(link) | Progress::Coming(link, _) => Some(link),
             Progress::Held | Progress::Done(_) => None,

@@ -368,6 +368,11 @@ impl Link {
         self.owed.iter().any(|owed| matches!(owed, Owed::Client(_)))
     }
 
+    /// Whether a command of this place in the client's order, number and part, comes behind all that is owed.
+    pub(super) fn comes_last(&self, place: (u64, usize)) -> bool {
+        self.last < place || !self.has_work()
+    }
+
     /// Whether it owes an answer to this question.
     pub(super) fn is_asked(&self, what: Own) -> bool {
         self.owed.iter().any(|owed| *owed == Owed::Own(what))

@@ -131,7 +131,7 @@ impl ClusterSession {
             link.is_usable()
                 && link.node == *node
                 && (link.purpose == purpose || (link.purpose == Purpose::Detour && !of_replica))
-                && (link.last < place || !link.has_work())
+                && link.comes_last(place)
         };
         if let Some(known) = self.links.find(fits) {
             return Some(known);

@@ -5,10 +5,11 @@
 //! this queue. So a reply at the head of a connection belongs to the first command here that waits for that
 //! connection, and is left there until that command's turn has come: nothing is copied to keep the order.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
+use super::again::Piece;
 use super::buffers;
-use super::fan::Fan;
+use super::fan::{Fan, Part, Progress};
 use super::link::LinkId;
 use crate::session::expected::{Label, Topic};
 
@@ -36,6 +37,17 @@ pub(super) enum Awaiting {
     Answer(Box<[u8]>),
     /// The replies of several.
     Fan(Box<Fan>),
+}
+
+impl Awaiting {
+    /// Whether it is to be sent, or a part of it.
+    fn is_held(&self) -> bool {
+        match self {
+            Self::Held => true,
+            Self::Fan(fan) => fan.parts().iter().any(|part| matches!(part.progress(), Progress::Held)),
+            Self::Link(_) | Self::Answer(_) => false,
+        }
+    }
 }
 
 /// What its reply means to the session.
@@ -71,6 +83,15 @@ pub(super) enum Meaning {
 /// Names that are yet to be asked for.
 #[derive(Debug)]
 pub(super) struct Rest(pub(super) Vec<Box<[u8]>>);
+
+/// Where the next command of a slot may go, so that it does not overtake the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// On this link, behind the other.
+    Behind(LinkId),
+    /// Nowhere yet: the other one is held.
+    None,
+}
 
 /// One command.
 #[derive(Debug)]
@@ -122,6 +143,8 @@ pub(super) struct Order {
     kept: (u32, u32),
     /// Bytes of answers that wait.
     answers: usize,
+    /// No command before this one is held.
+    none_held_before: u64,
     /// Parts of the commands that went to several nodes or slots.
     parts: usize,
 }
@@ -222,6 +245,62 @@ impl Order {
         (self.answered..).zip(self.queue.iter_mut())
     }
 
+    /// A command is held from now on, or perhaps some are: from this one on.
+    pub(super) fn note_held(&mut self, number: u64) {
+        self.none_held_before = self.none_held_before.min(number);
+    }
+
+    /// Whether any command is held. Each is looked at once, however often this is asked: what is found to be none is
+    /// not looked at again before [`Order::note_held`].
+    pub(super) fn has_held(&mut self) -> bool {
+        let from = self.none_held_before.max(self.answered);
+        let place = usize::try_from(from - self.answered).unwrap_or(usize::MAX);
+        let found = self.queue.iter().skip(place).position(|entry| entry.awaiting.is_held());
+        self.none_held_before = from + found.unwrap_or(self.queue.len().saturating_sub(place)) as u64;
+        found.is_some()
+    }
+
+    /// For each slot of which something was sent and is not answered: where the last of it is.
+    pub(super) fn ways(&self) -> HashMap<u16, Way> {
+        let mut ways = HashMap::new();
+        for entry in &self.queue {
+            match &entry.awaiting {
+                Awaiting::Link(id) => {
+                    ways.insert(entry.slot, Way::Behind(*id));
+                }
+                Awaiting::Fan(fan) => {
+                    let parts = fan.parts().iter().filter(|part| part.node.is_none());
+                    ways.extend(parts.filter_map(|part| Some((part.slot, Way::Behind(part.link()?)))));
+                }
+                Awaiting::Held | Awaiting::Answer(_) => {}
+            }
+        }
+        ways
+    }
+
+    /// Where a piece was sent.
+    pub(super) fn way_of(&mut self, piece: Piece) -> Way {
+        let link = match (self.at(piece.number).map(|entry| &entry.awaiting), piece.part) {
+            (Some(Awaiting::Link(id)), _) => Some(*id),
+            (Some(Awaiting::Fan(fan)), Some(part)) => fan.part(part).and_then(Part::link),
+            _ => None,
+        };
+        link.map_or(Way::None, Way::Behind)
+    }
+
+    /// The first command from this number on that waits for this link, if it waits for nothing else.
+    pub(super) fn next_on(&self, from: u64, link: LinkId) -> Option<u64> {
+        let skipped = usize::try_from(from.saturating_sub(self.answered)).ok()?;
+        let waits = |entry: &Entry| match &entry.awaiting {
+            Awaiting::Link(at) => *at == link,
+            Awaiting::Fan(fan) => fan.part_of(link).is_some(),
+            Awaiting::Held | Awaiting::Answer(_) => false,
+        };
+        let place = self.queue.iter().skip(skipped).position(waits)?;
+        let entry = self.queue.get(skipped + place)?;
+        matches!(entry.awaiting, Awaiting::Link(_)).then_some(from + place as u64)
+    }
+
     /// The kept bytes of a command; empty where none are.
     pub(super) fn request(&self, number: u64) -> &[u8] {
         let Some(place) = number.checked_sub(self.answered).and_then(|place| usize::try_from(place).ok())
@@ -274,7 +353,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::super::budget::Budget;
-    use super::super::fan::{Join, Part};
+    use super::super::fan::Join;
     use super::*;
 
     fn plain(order: &mut Order, request: &[u8]) {
@@ -300,6 +379,48 @@ mod tests {
         while order.pop().is_some() {}
         assert!(order.is_empty() && order.window.capacity() == 0 && order.answers == 0);
         assert_eq!(order.first(), 3_000);
+    }
+
+    #[test]
+    fn who_waits_next_for_a_link() {
+        let mut order = Order::default();
+        for link in [1, 2, 1, 2] {
+            order.push(Entry::new(Awaiting::Link(link), 7, false), b"");
+        }
+        order.pop();
+        assert_eq!([order.next_on(1, 1), order.next_on(2, 2), order.next_on(4, 1)], [Some(2), Some(3), None]);
+        let mut fan =
+            Fan::new(vec![Part::of_slot(0, Vec::new())], Join::Done, &Budget::new(0).purse("alice"));
+        fan.set(0, Progress::Sent(1));
+        order.at(1).unwrap().awaiting = Awaiting::Fan(Box::new(fan));
+        assert_eq!([order.next_on(1, 1), order.next_on(2, 1)], [None, Some(2)], "a part comes before it");
+    }
+
+    #[test]
+    fn what_is_held_is_found_at_once() {
+        let mut order = Order::default();
+        let many = 60_000_u64;
+        for _ in 0..many {
+            order.push(Entry::new(Awaiting::Link(0), 7, false), b"");
+        }
+        assert!(!order.has_held());
+        for number in [many - 1, many - 3] {
+            order.at(number).unwrap().awaiting = Awaiting::Held;
+            order.note_held(number);
+        }
+        let began = std::time::Instant::now();
+        for _ in 0..many - 3 {
+            assert!(order.has_held());
+            order.pop();
+        }
+        order.at(many - 3).unwrap().awaiting = Awaiting::Link(0);
+        assert!(order.has_held(), "there is one more");
+        order.at(many - 1).unwrap().awaiting = Awaiting::Link(0);
+        assert!(!order.has_held());
+        plain(&mut order, b"");
+        order.note_held(many);
+        assert!(order.has_held());
+        assert!(began.elapsed().as_secs() < 2, "each is looked at once: {:?}", began.elapsed());
     }
 
     #[test]

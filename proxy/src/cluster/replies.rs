@@ -310,6 +310,7 @@ impl ClusterSession {
             let bytes = link.bytes(frame.len).to_vec();
             if self.try_again(Piece { number, part: None }, id, &bytes)? {
                 self.take_settled(id, frame.len);
+                self.follow_more(id, &bytes);
                 return Ok(());
             }
             replaced = self.moved_in_vain(&bytes);
@@ -377,7 +378,7 @@ impl ClusterSession {
         self.links.get(id).is_some_and(|link| frame.error_code(link.bytes(frame.len)) == Some(b"WRONGPASS"))
     }
 
-    fn take_settled(&mut self, id: LinkId, length: usize) {
+    pub(super) fn take_settled(&mut self, id: LinkId, length: usize) {
         if let Some(link) = self.links.get(id) {
             link.take(length);
             link.settle();

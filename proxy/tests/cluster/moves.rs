@@ -132,3 +132,48 @@ fn a_failover_under_load() {
         assert_eq!(cluster.owner(slot), 3);
     });
 }
+
+#[test]
+fn a_pipeline_to_a_slot_that_has_moved_follows_it_at_once() {
+    run(async {
+        let (world, cluster) = world(3, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let (own, other) = (key_of(&cluster, 0), key_of(&cluster, 2));
+        assert_eq!(client.command(&["SET", &own, "0"]).await, "+OK");
+        assert_eq!(client.command(&["SET", &other, "x"]).await, "+OK");
+        let slot = slot::of_key(own.as_bytes());
+        let pipeline = || {
+            let mut request = Vec::new();
+            for number in 0..2_000 {
+                request.extend(encoded(&["INCR", &own]));
+                if number % 500 == 0 {
+                    request.extend(encoded(&["MGET", &own, &other]));
+                }
+            }
+            request
+        };
+        let reads = |node: usize| {
+            let stats = cluster.nodes[node].ok(&["INFO", "stats"]);
+            let reads = stats.text().lines().find_map(|line| line.strip_prefix("total_reads_processed:"));
+            reads.unwrap().parse::<u64>().unwrap()
+        };
+        for round in 0..4 {
+            if round % 2 == 1 {
+                cluster.move_slot(slot, 1 - cluster.owner(slot));
+            }
+            let to = cluster.owner(slot);
+            let before = reads(to);
+            client.send(pipeline()).await;
+            for number in 0..2_000 {
+                let count = round * 2_000 + number + 1;
+                assert_eq!(client.reply().await, format!(":{count}"));
+                if number % 500 == 0 {
+                    assert_eq!(client.reply().await, format!("[{count} x]"));
+                }
+            }
+            let reads = reads(to) - before;
+            assert!(reads < 500, "{reads} reads of 2,000 commands");
+        }
+        assert!(world.shared.metrics.cluster_redirects.value("moved") >= 4_000);
+    });
+}
