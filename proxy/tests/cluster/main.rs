@@ -3,6 +3,7 @@
 
 mod clients;
 mod commands;
+mod ends;
 mod hostile;
 mod moves;
 mod others;
