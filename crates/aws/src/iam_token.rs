@@ -1,6 +1,9 @@
 //! IAM tokens: what ElastiCache and MemoryDB take as the password of an IAM user. Signs and mints; never
-//! logs, never keeps a token.
+//! logs a token, and keeps none beyond its second.
 
+mod this_second;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -13,6 +16,7 @@ use time::OffsetDateTime;
 
 use crate::config::AwsConfig;
 use crate::credentials::CredentialProblem;
+use this_second::ThisSecond;
 
 /// A token begins a session for at most 15 minutes.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(900);
@@ -165,16 +169,17 @@ fn presign(
 #[derive(Debug, Clone)]
 pub struct TokenMinter {
     config: AwsConfig,
+    this_second: Arc<ThisSecond>,
 }
 
 impl TokenMinter {
     /// A minter on this configuration; asks nobody yet.
     #[must_use]
     pub fn new(config: AwsConfig) -> Self {
-        Self { config }
+        Self { config, this_second: Arc::default() }
     }
 
-    /// A fresh token for one dial.
+    /// A token for one dial, signed within this second.
     ///
     /// # Errors
     /// [`MintError`], each kind with its own words for the client.
@@ -192,7 +197,8 @@ impl TokenMinter {
             }
             CredentialProblem::Unavailable(why) => MintError::Other(why),
         })?;
-        sign(&credentials, &target, self.config.clock().now())
+        let now = self.config.clock().now();
+        self.this_second.token(&credentials, &target, now, || sign(&credentials, &target, now))
     }
 }
 
