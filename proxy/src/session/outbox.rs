@@ -22,11 +22,30 @@ pub(super) struct Outbox {
     bytes: Vec<u8>,
     end: usize,
     sent: usize,
+    /// What waits goes with what comes behind it.
+    deferred: bool,
 }
 
 impl Outbox {
+    /// Whether nothing is to be sent now.
     pub(super) fn is_empty(&self) -> bool {
-        self.end == 0
+        self.end == 0 || self.deferred
+    }
+
+    /// What waits need not leave before something comes behind it. Until then it holds no more memory than
+    /// it has bytes.
+    pub(super) fn defer(&mut self) {
+        if self.end == 0 {
+            return;
+        }
+        let rest = self.rest().to_vec();
+        self.took(rest.len());
+        (self.end, self.bytes, self.deferred) = (rest.len(), rest, true);
+    }
+
+    /// What was deferred is to be sent now.
+    pub(super) fn undefer(&mut self) {
+        self.deferred = false;
     }
 
     /// So many bytes to write to, behind what waits; what is put there counts once [`Outbox::put`] says so.
@@ -49,11 +68,15 @@ impl Outbox {
     /// So many bytes of the room were written.
     pub(super) fn put(&mut self, length: usize) {
         self.end = (self.end + length).min(self.bytes.len());
+        self.deferred &= length == 0;
         self.give_back();
     }
 
     /// What is to be sent next.
     pub(super) fn rest(&self) -> &[u8] {
+        if self.deferred {
+            return &[];
+        }
         self.bytes.get(self.sent..self.end).unwrap_or_default()
     }
 
@@ -117,6 +140,29 @@ mod tests {
         one.room(5);
         one.put(0);
         assert_eq!(one.capacity(), 0, "nothing was put");
+    }
+
+    #[test]
+    fn what_is_deferred_goes_in_front_of_what_comes_next() {
+        let mut outbox = Outbox::default();
+        outbox.defer();
+        assert!(outbox.is_empty(), "nothing to defer");
+        put(&mut outbox, b"sent, ticket");
+        outbox.took(6);
+        outbox.defer();
+        assert_eq!((outbox.is_empty(), outbox.rest(), outbox.capacity()), (true, b"".as_slice(), 6));
+        outbox.room(40);
+        outbox.put(0);
+        assert!(outbox.is_empty(), "nothing came behind it");
+        put(&mut outbox, b", reply");
+        assert_eq!((outbox.is_empty(), outbox.rest()), (false, b"ticket, reply".as_slice()));
+        outbox.took(13);
+        put(&mut outbox, b"again");
+        outbox.defer();
+        outbox.undefer();
+        assert_eq!(outbox.rest(), b"again");
+        outbox.took(5);
+        assert_eq!((outbox.is_empty(), outbox.capacity()), (true, 0));
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Dialer {
         static_networks: &[String],
     ) -> Result<Leg, Refusal> {
         let known = self.managed_password(database, db_user, arn, Stage::Current, None).await?;
-        let mut leg = self.open(database, static_networks).await?;
+        let mut leg = self.begin(database, static_networks).await?;
         let refused_at = Instant::now();
         let mut answer = self.try_on(&mut leg, Some(db_user), &known.value).await;
         let mut tried = vec![known.version];
@@ -51,7 +51,7 @@ impl Dialer {
             }
             self.metrics.passwords_retried.add(word);
             // A server may close after a refusal.
-            leg = self.open(database, static_networks).await?;
+            leg = self.begin(database, static_networks).await?;
             answer = self.try_on(&mut leg, Some(db_user), &next.value).await;
             tried.push(next.version);
         }

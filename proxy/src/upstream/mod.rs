@@ -41,7 +41,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// Makes IAM tokens.
 #[async_trait]
 pub trait Tokens: Send + Sync {
-    /// A fresh token for one dial. The error is text for the client.
+    /// A token for one dial, just signed. The error is text for the client.
     async fn mint(&self, database: &Database, db_user: &str) -> Result<SecretString, String>;
 }
 
@@ -98,11 +98,19 @@ impl Dialer {
     /// # Errors
     /// [`Refusal`] of the host rule, DNS, TCP or TLS.
     pub async fn open(&self, database: &Database, static_networks: &[String]) -> Result<Leg, Refusal> {
+        let mut leg = self.begin(database, static_networks).await?;
+        match timeout(self.step, leg.finish()).await {
+            Ok(Ok(())) => Ok(leg),
+            Ok(Err(error)) => Err(tls_refusal(database, tls::words(&error, &database.endpoint.host))),
+            Err(_) => Err(tls_refusal(database, format!("no answer within {} s", self.step.as_secs()))),
+        }
+    }
+
+    /// As [`Dialer::open`], for whoever writes at once: the server learns with it that the handshake is over.
+    async fn begin(&self, database: &Database, static_networks: &[String]) -> Result<Leg, Refusal> {
         let tcp = self.connect(database, static_networks).await?;
         let host = database.endpoint.host.as_str();
-        let address = database.endpoint.to_string();
-        let refuse =
-            |why: String| Refusal::Tls { database: database.name.to_string(), address: address.clone(), why };
+        let refuse = |why: String| tls_refusal(database, why);
         let name =
             ServerName::try_from(host.to_owned()).map_err(|_| refuse(format!("{host:?} is no host name")))?;
         let config = self.tls.for_ca(database.ca.as_deref()).map_err(|error| refuse(error.to_string()))?;
@@ -171,6 +179,10 @@ impl Dialer {
             Err(_) => Err(fail(format!("no answer within {} s", self.step.as_secs()))),
         }
     }
+}
+
+fn tls_refusal(database: &Database, why: String) -> Refusal {
+    Refusal::Tls { database: database.name.to_string(), address: database.endpoint.to_string(), why }
 }
 
 /// One request, one short reply: its kind and its text.

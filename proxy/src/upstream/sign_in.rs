@@ -78,7 +78,7 @@ impl Dialer {
             db_user: db_user.to_owned(),
             why,
         })?;
-        let mut leg = self.open(database, static_networks).await?;
+        let mut leg = self.begin(database, static_networks).await?;
         Ok(self.try_on(&mut leg, Some(db_user), &token).await.map(|()| leg))
     }
 
@@ -91,14 +91,14 @@ impl Dialer {
         static_networks: &[String],
     ) -> Result<Leg, Refusal> {
         let known = self.shared_token(database, secret, None).await?;
-        let mut leg = self.open(database, static_networks).await?;
+        let mut leg = self.begin(database, static_networks).await?;
         let tried = Instant::now();
         let mut answer = self.try_on(&mut leg, None, &bare(&known)).await;
         if answer.as_ref().is_err_and(|text| is_wrong_password(text)) {
             let fresh = self.shared_token(database, secret, Some(tried)).await?;
             if fresh.id != known.id {
                 self.metrics.passwords_retried.add("fresh");
-                leg = self.open(database, static_networks).await?;
+                leg = self.begin(database, static_networks).await?;
                 answer = self.try_on(&mut leg, None, &bare(&fresh)).await;
             }
         }
