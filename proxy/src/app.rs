@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::credentials::Secrets;
 use crate::credentials::cache::SecretCache;
 use crate::failed_sign_ins::FailedSignIns;
+use crate::identities::Identities;
 use crate::logins::Logins;
 use crate::metrics::Metrics;
 use crate::session::handle::{Cut, CutKind};
@@ -55,6 +56,8 @@ pub struct Shared {
     pub tls: Arc<ServerConfig>,
     /// Which client certificates count.
     pub verifier: Arc<ClientVerifier>,
+    /// Who holds which of them.
+    pub identities: Identities,
     /// Connections to caches.
     pub dialer: Dialer,
     /// The live sessions.
@@ -141,8 +144,10 @@ impl App {
         let metrics_listener = TcpListener::bind(config.metrics_listen)
             .await
             .with_context(|| format!("listening on {}", config.metrics_listen))?;
+        let deployment: Arc<str> = Arc::from(config.deployment.as_str());
         let shared = Arc::new(Shared {
-            deployment: Arc::from(config.deployment.as_str()),
+            identities: Identities::new(Arc::clone(&deployment)),
+            deployment,
             proxy_id: Arc::from(uuid::Uuid::new_v4().to_string()),
             coarse: Arc::new(CoarseClock::new(unix_ms(ports.clock.now()))),
             clock: ports.clock,

@@ -17,6 +17,7 @@ pub mod credentials;
 pub mod failed_sign_ins;
 pub mod health;
 pub mod host_secret;
+pub mod identities;
 pub mod logins;
 pub mod metrics;
 pub mod open_files;

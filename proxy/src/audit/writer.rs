@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,16 @@ use keystile_model::audit::AuditEvent;
 
 use crate::metrics::Metrics;
 
-/// Events that may wait: at 1 KB each 16 MB, several seconds of a busy proxy.
+/// Messages that may wait: events, at some 700 bytes each, or the commands of one read.
 const QUEUE: usize = 16_384;
-/// Bytes of lines of commands that may wait beside them.
-const MOST_BYTES: usize = 32 * 1024 * 1024;
-/// Bytes at which a batch is written although more events wait.
+/// Bytes of lines that may wait: several seconds of a busy proxy.
+const MOST_BYTES: usize = 48 * 1024 * 1024;
+/// Bytes at which a batch is written although more lines wait.
 const BATCH: usize = 64 * 1024;
-/// How long events are gathered before they are written.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long lines are gathered before they are written.
+const GATHER: Duration = Duration::from_millis(10);
+/// Bytes of an event, so that its line need not grow while it is written.
+const USUAL_EVENT: usize = 1_024;
 /// How often lost lines are told of.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -38,7 +40,6 @@ pub enum Target {
 }
 
 enum Message {
-    Event(Box<AuditEvent>),
     /// Whole lines, and how many.
     Lines(Vec<u8>, u64),
     Stop,
@@ -61,11 +62,15 @@ impl std::fmt::Debug for Sink {
 
 impl Sink {
     /// Queues an event; where the queue is full it is dropped and counted.
-    pub fn send(&self, event: AuditEvent) {
-        match self.queue.try_send(Message::Event(Box::new(event))) {
-            Ok(()) => self.metrics.audit_events.add(1),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.metrics.audit_dropped.add(1),
-        }
+    ///
+    /// It becomes a line here: its many small strings go back to the thread that they came from, and the one
+    /// behind the queue has bytes to copy and no more.
+    pub fn send(&self, event: &AuditEvent) {
+        let mut line = Vec::with_capacity(USUAL_EVENT);
+        // Into a Vec nothing fails.
+        let _ = serde_json::to_writer(&mut line, event);
+        line.push(b'\n');
+        self.send_lines(line, 1);
     }
 
     /// Queues so many whole lines; where the queue is full they are dropped and counted.
@@ -131,12 +136,6 @@ fn write_all(events: &Receiver<Message>, file: Option<&File>, waiting: &AtomicUs
         while let Some(message) = next {
             match message {
                 Message::Stop => stop = true,
-                Message::Event(event) => {
-                    if serde_json::to_writer(&mut batch, &event).is_ok() {
-                        batch.push(b'\n');
-                        lines += 1;
-                    }
-                }
                 Message::Lines(bytes, count) => {
                     waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
                     batch.extend_from_slice(&bytes);

@@ -171,7 +171,7 @@ impl Journal {
     fn send(&mut self, event: impl FnOnce(&mut Facts) -> AuditEvent) {
         self.hand_on();
         let event = event(&mut self.facts);
-        self.sink.send(event);
+        self.sink.send(&event);
     }
 
     /// A command that we refused.
