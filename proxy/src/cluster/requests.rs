@@ -80,7 +80,8 @@ impl ClusterSession {
     pub(super) fn pump_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let (mut work, was_held) = take_buffer(&mut self.client_held);
         let before = work.len();
-        if !self.client_ended && (self.wants_more || before < READ_AHEAD) {
+        let looks = !self.client_ended && (self.wants_more || before < READ_AHEAD);
+        if looks {
             match self.client.poll_fill(cx, &mut work) {
                 Poll::Ready(Ok(1..)) => {
                     self.metrics.bytes_in.add((work.len() - before) as u64);
@@ -103,7 +104,9 @@ impl ClusterSession {
         if self.client_ended && (self.parked.is_none() || self.barrier.is_some()) {
             return Err(End::ClientClosed);
         }
-        Ok(read > 0 || taken > 0)
+        // What was held back may turn out not to be whole: then the client is to be read, too.
+        let is_cut = self.wants_more && !looks && !self.client_ended;
+        Ok(read > 0 || taken > 0 || is_cut)
     }
 
     fn scan_requests(&mut self, buf: &[u8]) -> Result<usize, End> {

@@ -46,6 +46,24 @@ fn nothing_of_the_proxy_comes_between_the_bytes_of_a_long_request() {
 }
 
 #[test]
+fn what_was_read_ahead_and_is_not_whole_is_read_on() {
+    run(async {
+        let (world, _cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        // More than is read ahead comes with a command that everything waits for; the rest comes later.
+        let value = "v".repeat(300_000);
+        let request = [encoded(&["HELLO", "9"]), encoded(&["SET", "k", &value])].concat();
+        let (head, rest) = request.split_at(150_000);
+        client.send(head).await;
+        assert!(client.reply().await.starts_with("-NOPROTO"));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        client.send(rest).await;
+        assert_eq!(client.reply().await, "+OK");
+        assert!(client.command(&["GET", "k"]).await == value);
+    });
+}
+
+#[test]
 fn reset_on_a_link_that_is_being_dialled_does_not_make_it_the_default_users() {
     run(async {
         let (world, mut cluster) = world(2, 0).await;
