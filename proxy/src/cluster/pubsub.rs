@@ -48,8 +48,10 @@ pub(super) struct Subscriptions {
     shards: Names,
     /// Bytes of all these names.
     bytes: usize,
-    /// Links beside the home one on which names that may match keyspace events are subscribed to: all of them but
-    /// the fresh ones.
+    /// The link on which all names that may match keyspace events were subscribed to, if it is one. It stays that one
+    /// when home moves.
+    all_at: Option<LinkId>,
+    /// The other links on which such names are subscribed to: all of them but the fresh ones.
     everywhere: Vec<LinkId>,
     /// Such names that were subscribed to at home since.
     fresh: Vec<(Topic, Box<[u8]>)>,
@@ -67,6 +69,10 @@ impl Subscriptions {
     }
 
     fn add(&mut self, topic: Topic, name: &[u8], link: LinkId) {
+        if may_be_keyspace(topic, name) {
+            let is_where_all_are = !self.keyspace() || self.all_at == Some(link);
+            self.all_at = Some(link).filter(|_| is_where_all_are);
+        }
         if self.names(topic).insert(Box::from(name), Some(link)).is_none() {
             self.bytes += name.len();
             if may_be_keyspace(topic, name) {
@@ -488,14 +494,16 @@ impl ClusterSession {
         if !self.subscriptions.keyspace() {
             return;
         }
-        let home = self.home_link();
+        let all_at = self.subscriptions.all_at;
         let nodes: Vec<_> = self.map.primaries().cloned().collect();
         let links: Vec<LinkId> = nodes.iter().filter_map(|node| self.link_of(node, Purpose::Main)).collect();
         links.iter().for_each(|id| self.lift(*id));
-        for id in links.iter().copied().filter(|id| Some(*id) != home) {
+        for id in links.into_iter().filter(|id| Some(*id) != all_at) {
             let names = if self.subscriptions.everywhere.contains(&id) {
                 fresh.clone()
             } else {
+                // Whatever becomes of its node, it stays in the list until it is gone or told to leave them.
+                self.subscriptions.everywhere.push(id);
                 self.subscriptions.keyspace_names()
             };
             let Some(link) = self.links.get(id) else { continue };
@@ -508,8 +516,6 @@ impl ClusterSession {
                 }
             }
         }
-        self.subscriptions.everywhere = links;
-        self.subscriptions.everywhere.retain(|id| Some(*id) != home);
     }
 
     /// A link is gone, and the subscriptions that it held.
@@ -523,6 +529,7 @@ impl ClusterSession {
             + lost(&mut subscriptions.shards);
         let everywhere = subscriptions.everywhere.len();
         subscriptions.everywhere.retain(|at| *at != id);
+        subscriptions.all_at = subscriptions.all_at.filter(|at| *at != id);
         if count > 0 || everywhere != subscriptions.everywhere.len() {
             self.place_soon();
         }

@@ -380,3 +380,43 @@ fn only_new_names_are_sent_to_the_other_primaries() {
         .await;
     });
 }
+
+#[test]
+fn key_events_are_left_everywhere_after_home_has_moved() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-admin").await;
+        let mut other = world.routed("alice", "sessions", "iam-admin").await;
+        for node in &cluster.nodes {
+            node.ok(&["CONFIG", "SET", "notify-keyspace-events", "KEA"]);
+        }
+        let event = "__keyevent@0__:set";
+        assert_eq!(client.command(&["SUBSCRIBE", event]).await, format!("[subscribe {event} :1]"));
+        let subscribed = |node: usize| {
+            let numbers = cluster.nodes[node].ok(&["PUBSUB", "NUMSUB", event]);
+            let support::cluster::Reply::List(numbers) = numbers else { panic!() };
+            numbers[1].clone()
+        };
+        let one = support::cluster::Reply::Number(1);
+        support::wait_until("it is everywhere", || (0..2).all(|node| subscribed(node) == one)).await;
+        // Slot 0 says where home is.
+        cluster.move_slot(0, 1);
+        let zero = (0..).map(|n| format!("z{n}")).find(|key| slot::of_key(key.as_bytes()) == 0).unwrap();
+        assert_eq!(other.command(&["GET", &zero]).await, "(nil)");
+        let keys = [key_of(&cluster, 0), key_of(&cluster, 1)];
+        for key in &keys {
+            assert_eq!(other.command(&["SET", key, "x"]).await, "+OK");
+            assert_eq!(client.reply().await, format!("[message {event} {key}]"));
+        }
+        // It has seen the new map, and has placed what it subscribes to by it.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(client.command(&["UNSUBSCRIBE", event]).await, format!("[unsubscribe {event} :0]"));
+        assert_eq!(client.command(&["ECHO", "x"]).await, "x");
+        let none = support::cluster::Reply::Number(0);
+        support::wait_until("it is nowhere", || (0..2).all(|node| subscribed(node) == none)).await;
+        for key in &keys {
+            assert_eq!(other.command(&["SET", key, "y"]).await, "+OK");
+            assert_eq!(client.command(&["GET", key]).await, "y");
+        }
+    });
+}
