@@ -49,24 +49,19 @@ pub(super) async fn handshake(
     facts: &mut Facts,
     remote: SocketAddr,
 ) -> Option<Leg> {
-    // Somebody who says nothing at all: a scanner, or a pool that was opened and forgotten.
-    if timeout(shared.config.first_byte_timeout, tcp.readable()).await.is_err() {
-        shared.metrics.limits.add("first_byte");
-        return None;
-    }
-    let leg = match timeout(shared.config.handshake_timeout, Leg::accept(tcp, &shared.tls)).await {
+    let leg = match timeout(shared.config.first_byte_timeout, Leg::hear(tcp, &shared.tls)).await {
+        Ok(Ok(begun)) => timeout(shared.config.handshake_timeout, begun.shake_hands()).await,
+        Ok(Err(error)) => Ok(Err(error)),
+        // Somebody who says nothing at all: a scanner, or a pool that was opened and forgotten.
+        Err(_) => {
+            shared.metrics.limits.add("first_byte");
+            return None;
+        }
+    };
+    let leg = match leg {
         Ok(Ok(leg)) => leg,
         Ok(Err(error)) => {
-            shared.metrics.handshakes.add("failed");
-            tracing::debug!(%error, %remote, "a client's TLS handshake failed");
-            if let Some(rustls::Error::InvalidCertificate(fault)) =
-                error.get_ref().and_then(|inner| inner.downcast_ref())
-            {
-                // TLS has closed the connection with an alert: there is nobody to tell, but it is written down.
-                let refusal = Refusal::Certificate(format!("the client certificate does not count: {fault}"));
-                let refusal = judged_by_source(shared, refusal, remote);
-                note_refusal(shared, facts, &refusal);
-            }
+            failed(shared, facts, remote, &error);
             return None;
         }
         Err(_) => {
@@ -77,4 +72,16 @@ pub(super) async fn handshake(
     };
     shared.metrics.handshakes.add(if leg.resumed() { "resumed" } else { "full" });
     Some(leg)
+}
+
+/// TLS has closed the connection with an alert: there is nobody to tell, but a certificate is written down.
+fn failed(shared: &Shared, facts: &mut Facts, remote: SocketAddr, error: &std::io::Error) {
+    shared.metrics.handshakes.add("failed");
+    tracing::debug!(%error, %remote, "a client's TLS handshake failed");
+    let fault = error.get_ref().and_then(|inner| inner.downcast_ref());
+    if let Some(rustls::Error::InvalidCertificate(fault)) = fault {
+        let refusal = Refusal::Certificate(format!("the client certificate does not count: {fault}"));
+        let refusal = judged_by_source(shared, refusal, remote);
+        note_refusal(shared, facts, &refusal);
+    }
 }

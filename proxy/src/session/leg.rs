@@ -73,6 +73,24 @@ impl ResolvesServerCert for Heard {
     }
 }
 
+/// A handshake that a client has begun.
+pub struct Begun {
+    leg: Leg,
+    heard: Arc<Heard>,
+}
+
+impl Begun {
+    /// The connection, after the handshake.
+    ///
+    /// # Errors
+    /// As [`Leg::hear`].
+    pub async fn shake_hands(mut self) -> io::Result<Leg> {
+        self.leg.shake_hands().await?;
+        self.leg.server_name = self.heard.name.get().cloned();
+        Ok(self.leg)
+    }
+}
+
 fn invalid(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
@@ -81,16 +99,23 @@ impl Leg {
     /// A client's connection, after its handshake.
     ///
     /// # Errors
-    /// Of the socket; `InvalidData` around what rustls says; `UnexpectedEof` where the client leaves.
+    /// As [`Leg::hear`] and [`Begun::shake_hands`].
     pub async fn accept(tcp: TcpStream, config: &ServerConfig) -> io::Result<Self> {
+        Self::hear(tcp, config).await?.shake_hands().await
+    }
+
+    /// A client's connection, once its first bytes are there.
+    ///
+    /// # Errors
+    /// Of the socket; `InvalidData` around what rustls says; `UnexpectedEof` where the client leaves.
+    pub async fn hear(tcp: TcpStream, config: &ServerConfig) -> io::Result<Begun> {
         let heard = Arc::new(Heard { resolver: Arc::clone(&config.cert_resolver), name: OnceLock::new() });
         let mut config = config.clone();
         config.cert_resolver = Arc::clone(&heard) as _;
         let tls = UnbufferedServerConnection::new(Arc::new(config)).map_err(invalid)?;
         let mut leg = Self::new(tcp, Records::Server(Box::new(tls)));
-        leg.shake_hands().await?;
-        leg.server_name = heard.name.get().cloned();
-        Ok(leg)
+        leg.receive().await?;
+        Ok(Begun { leg, heard })
     }
 
     /// A connection to a server, after its handshake. With TLS 1.3 the server learns that this is over from the
@@ -125,15 +150,20 @@ impl Leg {
             if self.ended {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer left the TLS handshake"));
             }
-            let mut early = std::mem::take(&mut self.early);
-            let received = std::future::poll_fn(|cx| self.poll_receive(cx, &mut early)).await;
-            self.early = early;
-            if let Err(error) = received {
-                // The alert, if the socket takes it.
-                std::future::poll_fn(|cx| Poll::Ready(self.poll_flush(cx).is_ready())).await;
-                return Err(error);
-            }
+            self.receive().await?;
         }
+    }
+
+    /// Reads once, in a handshake.
+    async fn receive(&mut self) -> io::Result<()> {
+        let mut early = std::mem::take(&mut self.early);
+        let received = std::future::poll_fn(|cx| self.poll_receive(cx, &mut early)).await;
+        self.early = early;
+        if received.is_err() {
+            // The alert, if the socket takes it.
+            std::future::poll_fn(|cx| Poll::Ready(self.poll_flush(cx).is_ready())).await;
+        }
+        received
     }
 
     /// In TLS 1.2 the peer waits for it before it says anything.

@@ -26,9 +26,8 @@ fn a_connection_that_says_nothing_is_closed() {
         // The first bytes of a TLS record, and no more.
         tokio::io::AsyncWriteExt::write_all(&mut begun, &[22, 3, 1]).await.unwrap();
         let mut lost = world.named("alice", "localhost").await;
-        let began = std::time::Instant::now();
+        // Which limit each of them met is counted; how long it took is the machine's business too.
         assert_eq!(silent.read(&mut [0; 16]).await.unwrap_or(0), 0);
-        assert!(began.elapsed() < Duration::from_millis(1_900), "{:?}", began.elapsed());
         let line = lost.line().await;
         assert!(
             line.starts_with(
