@@ -175,11 +175,12 @@ impl ClusterSession {
     }
 }
 
-/// The error where other sessions' replies take all the memory that there is for this.
+/// The error where replies take all the memory that there is for this.
 fn crowded() -> Vec<u8> {
     let mut out = Vec::new();
-    let text = "the proxy holds as many replies of several nodes as it may (KEYSTILE_MERGED_REPLY_BYTES): try \
-                again, or ask for less (SCAN instead of KEYS)";
+    let text = "the proxy holds as many replies of several nodes as it may, of all users (KEYSTILE_MERGED_REPLY_BYTES) \
+                or of yours (a quarter of that): read what was asked for, then try again, or ask for less (SCAN \
+                instead of KEYS)";
     encode::error(&mut out, "ERR keystile:", text);
     out
 }

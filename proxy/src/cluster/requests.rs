@@ -292,7 +292,11 @@ impl ClusterSession {
         let plan = plan::plan(incoming.id, args, context);
         let is_queued_here = plan == Plan::Home && self.in_transaction();
         if incoming.streamed && (is_queued_here || !matches!(plan, Plan::Slot(_) | Plan::Home)) {
-            let text = "it is longer than 1 MiB, and what it asks of several nodes must fit into that";
+            if plan == Plan::CrossSlot && !self.in_transaction() {
+                return self.answer_error(incoming, CROSS_SLOT);
+            }
+            let text = "it is longer than 1 MiB, and what goes to several nodes, or waits for a transaction's first \
+                        key, must fit into that: send it in smaller parts";
             return self.refuse(incoming, &Refused::new(incoming.id, "ERR", "too long", text));
         }
         if self.in_transaction() {

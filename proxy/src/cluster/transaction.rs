@@ -150,6 +150,13 @@ impl ClusterSession {
             Plan::Refuse(why) => {
                 return self.refuse(incoming, &Refused::new(incoming.id, "NOPERM", "never passes", why));
             }
+            // A transaction has one shard, and its part must not pass for the whole.
+            Plan::AllPrimaries(_) | Plan::AllNodes(_)
+                if self.map.primaries().nth(1).is_some() && !is_ping(incoming.id) =>
+            {
+                let text = "it is for all shards, and a transaction is of one: send it outside of MULTI";
+                return self.refuse(incoming, &Refused::new(incoming.id, "ERR", "in MULTI", text));
+            }
             _ => NO_SLOT,
         };
         match self.transaction.phase {
@@ -185,7 +192,8 @@ impl ClusterSession {
         }
         let Phase::Open { queued, count } = &mut self.transaction.phase else { return Ok(Taken::No) };
         if queued.len() + incoming.bytes().len() > MOST_QUEUED {
-            let text = "over 1 MiB of commands without a key before the first key of a transaction";
+            let text = "over 1 MiB of commands without a key before the first key of a transaction: name a key \
+                        first, or send fewer";
             return self.refuse(incoming, &Refused::new(incoming.id, "ERR", "too long", text));
         }
         queued.extend_from_slice(incoming.bytes());
@@ -447,6 +455,11 @@ impl ClusterSession {
         let muted = self.take_muted();
         self.answer(incoming.label(), words.to_vec(), muted);
     }
+}
+
+/// Each shard gives the same answer.
+fn is_ping(id: Option<CommandId>) -> bool {
+    id.is_some_and(|id| id.command().container.is_none() && id.command().name == "ping")
 }
 
 /// What is the same on one node as on all.

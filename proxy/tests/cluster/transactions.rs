@@ -9,6 +9,31 @@ use super::support::encoded;
 use super::{key_of, run, world};
 
 #[test]
+fn what_is_for_all_shards_is_for_no_transaction() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-admin").await;
+        let keys = [key_of(&cluster, 0), key_of(&cluster, 1)];
+        for key in &keys {
+            assert_eq!(client.command(&["SET", key, "1"]).await, "+OK");
+        }
+        for command in ["FLUSHALL", "DBSIZE", "KEYS *", "SCRIPT FLUSH", "CONFIG SET maxmemory 0"] {
+            for first in [format!("SET {} 2", keys[0]), "PING".to_owned()] {
+                client.send(format!("MULTI\r\n{first}\r\n{command}\r\nEXEC\r\n")).await;
+                assert_eq!(client.reply().await, "+OK");
+                assert_eq!(client.reply().await, "+QUEUED");
+                let refused = client.reply().await;
+                assert!(refused.starts_with("-ERR keystile: '"), "{refused}");
+                assert!(refused.ends_with("send it outside of MULTI"), "{refused}");
+                assert!(client.reply().await.starts_with("-EXECABORT"));
+            }
+        }
+        assert_eq!(client.ask("DBSIZE").await, ":2");
+        assert_eq!(client.command(&["MGET", &keys[0], &keys[1]]).await, "[1 1]");
+    });
+}
+
+#[test]
 fn a_transaction_stays_on_the_shard_of_its_first_key() {
     run(async {
         let (world, cluster) = world(2, 0).await;
