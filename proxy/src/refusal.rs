@@ -96,7 +96,10 @@ pub enum Refusal {
         why: String,
     },
     /// TLS with the cache failed.
-    #[error("cannot reach {database}: TLS with {address} failed: {why}")]
+    #[error(
+        "cannot reach {database}: TLS with {address} failed: {why}; check that the cache has encryption in transit, \
+             and whose CA signed its certificate"
+    )]
     Tls {
         /// The database.
         database: String,

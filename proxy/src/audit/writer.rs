@@ -19,8 +19,9 @@ use crate::metrics::Metrics;
 
 /// Messages that may wait: events, at some 700 bytes each, or the commands of one read.
 const QUEUE: usize = 16_384;
-/// Bytes of lines that may wait: several seconds of a busy proxy.
-const MOST_BYTES: usize = 48 * 1024 * 1024;
+/// Bytes of lines of commands that may wait: several seconds of a busy proxy. Events have no such bound, so that
+/// those of one session with much to tell do not push out another's: theirs is the length of the queue.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes at which a batch is written although more lines wait.
 const BATCH: usize = 64 * 1024;
 /// How long lines are gathered before they are written.
@@ -70,14 +71,24 @@ impl Sink {
         // Into a Vec nothing fails.
         let _ = serde_json::to_writer(&mut line, event);
         line.push(b'\n');
-        self.send_lines(line, 1);
+        self.waiting.fetch_add(line.len(), Ordering::Relaxed);
+        self.queue(line, 1);
     }
 
     /// Queues so many whole lines; where the queue is full they are dropped and counted.
     pub fn send_lines(&self, lines: Vec<u8>, count: u64) {
+        if self.waiting.fetch_add(lines.len(), Ordering::Relaxed) < MOST_BYTES {
+            self.queue(lines, count);
+        } else {
+            self.waiting.fetch_sub(lines.len(), Ordering::Relaxed);
+            self.metrics.audit_dropped.add(count);
+        }
+    }
+
+    /// Queues lines whose bytes are among those that wait.
+    fn queue(&self, lines: Vec<u8>, count: u64) {
         let bytes = lines.len();
-        let fits = self.waiting.fetch_add(bytes, Ordering::Relaxed) < MOST_BYTES;
-        if fits && self.queue.try_send(Message::Lines(lines, count)).is_ok() {
+        if self.queue.try_send(Message::Lines(lines, count)).is_ok() {
             self.metrics.audit_events.add(count);
         } else {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
@@ -174,5 +185,60 @@ fn write_out(file: Option<&File>, batch: &[u8]) -> io::Result<()> {
             out.write_all(batch)?;
             out.flush()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keystile_model::audit::EventKind;
+    use time::OffsetDateTime;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn sink(metrics: &Arc<Metrics>) -> (Sink, Receiver<Message>) {
+        let (queue, events) = sync_channel(4);
+        (Sink { queue, waiting: Arc::default(), metrics: Arc::clone(metrics) }, events)
+    }
+
+    #[test]
+    fn lines_of_commands_push_out_no_event() {
+        let metrics = Arc::<Metrics>::default();
+        let (sink, events) = sink(&metrics);
+        sink.send_lines(vec![b'x'; MOST_BYTES], 3);
+        sink.send_lines(b"one more".to_vec(), 2);
+        assert_eq!((metrics.audit_events.value(), metrics.audit_dropped.value()), (3, 2));
+        let event = AuditEvent::new(
+            EventKind::SessionStart,
+            false,
+            OffsetDateTime::UNIX_EPOCH,
+            Uuid::nil(),
+            "ks",
+            "al",
+        );
+        (0..4).for_each(|_| sink.send(&event));
+        assert_eq!(
+            (metrics.audit_events.value(), metrics.audit_dropped.value()),
+            (6, 3),
+            "the queue is full"
+        );
+        let waiting = || sink.waiting.load(Ordering::Relaxed);
+        let mut bytes = 0;
+        while let Ok(Message::Lines(lines, _)) = events.try_recv() {
+            bytes += lines.len();
+        }
+        assert_eq!(waiting(), bytes, "what was dropped does not wait");
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_json() {
+        let metrics = Arc::<Metrics>::default();
+        let (sink, events) = sink(&metrics);
+        let at = OffsetDateTime::UNIX_EPOCH;
+        let event = AuditEvent::new(EventKind::SessionEnd, true, at, Uuid::nil(), "ks", "a\n\"lice");
+        sink.send(&event);
+        let Ok(Message::Lines(line, 1)) = events.try_recv() else { panic!("no line") };
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(serde_json::from_slice::<AuditEvent>(&line).unwrap(), event);
     }
 }

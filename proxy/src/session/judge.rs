@@ -125,7 +125,9 @@ fn known(
         return Err(Refused::new(Some(id), "NOPERM", outside.rule, outside.why));
     }
     if circumstances.streamed && kind != Special::Plain && kind != Special::Watch {
-        return refuse("ERR", "too long", "its arguments are too long");
+        let text = "it is longer than what is looked at as a whole (16 KiB; 1 MiB where roles limit keys, and in \
+                    cluster mode): send less in one command";
+        return refuse("ERR", "too long", text);
     }
     match kind {
         Special::ConfigSet

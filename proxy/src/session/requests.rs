@@ -401,7 +401,8 @@ impl Session {
         if let Standing::PassThrough { admitted: is, .. } = &mut self.standing {
             *is |= admitted;
         }
-        if self.hold == Hold::UntilLetIn {
+        // In pass-through it is a sign-in of the client's own that is waited for.
+        if self.hold == Hold::UntilLetIn && matches!(self.standing, Standing::Ours(_)) {
             // It is who it was. A sign-in that was due for its age is due again at the next look.
             self.renewal = Renewal::Idle;
             self.release();

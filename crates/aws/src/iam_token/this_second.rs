@@ -1,6 +1,6 @@
 //! The tokens of one second. A signature's time has whole seconds, so that two tokens for the same target, signed
 //! with the same credentials within one second, are the same bytes: when many clients come at once, all but the
-//! first are given what was signed for it. Nothing is kept beyond the second after.
+//! first are given what was signed for it. What was signed is forgotten with the first token of another second.
 
 use std::sync::{Mutex, PoisonError};
 
