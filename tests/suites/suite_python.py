@@ -1,6 +1,7 @@
 """redis-py's and valkey-py's own tests: the files of their source packages that talk to one server."""
 
 import os
+import re
 import sys
 import xml.etree.ElementTree
 
@@ -13,7 +14,7 @@ FILE_S, TEST_S = 900, 30
 FILES = ["commands", "pipeline", "pubsub", "scripting", "lock", "connection", "connection_pool", "encoding", "monitor",
          "function", "multiprocessing", "cache"]
 # Through a client that knows of clusters.
-AWARE_FILES = ["cluster", "cluster_transaction", "commands", "pipeline", "pubsub", "scripting", "lock", "function"]
+AWARE_FILES = ["cluster::", "cluster_transaction", "commands", "pipeline", "pubsub", "scripting", "lock", "function"]
 MARKS = "not redismod and not ssl and not cp_integration"
 SINGLE_MARKS = f"{MARKS} and not onlycluster and not replica"
 AWARE_MARKS = f"{MARKS} and not onlynoncluster"
@@ -33,10 +34,24 @@ class Python:
 
     def prepare(self, kind):
         self.folder, self.kind = fetch.python_package(self.suite), kind
+        self.parts = {kind: [part for file in self.parts[kind] for part in self.split(file)]}
+
+    def split(self, file):
+        """A file that would take longer than one may, `file::`, is a part for each of its classes."""
+        name, colons, _ = file.partition("::")
+        if not colons:
+            return [file]
+        classes = (found for path in self.files(name) for found in re.findall(r"^class (Test\w+)", path.read_text(), re.M))
+        return [f"{name}::{found}" for found in dict.fromkeys(classes)]
+
+    def files(self, name):
+        paths = (self.folder / folder / f"test_{name}.py" for folder in ("tests", "tests/test_asyncio"))
+        return [path for path in paths if path.exists()]
 
     def command(self, part, way, ways):
-        files = [path for path in (f"tests/test_{part}.py", f"tests/test_asyncio/test_{part}.py")
-                 if (self.folder / path).exists()]
+        name, colons, wanted = part.partition("::")
+        files = [f"{path.relative_to(self.folder)}{colons}{wanted}" for path in self.files(name)
+                 if not wanted or re.search(rf"^class {wanted}\b", path.read_text(), re.M)]
         self.written().unlink(missing_ok=True)
         return [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "-o", "filterwarnings=",
                 f"--timeout={TEST_S}", f"--{self.name}-url={ways.url(way, self.name)}", f"--junitxml={self.written()}",

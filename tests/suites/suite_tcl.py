@@ -13,7 +13,9 @@ UNIT_S = 90
 UNITS = ["type/string", "type/incr", "type/list", "type/set", "type/zset", "type/hash", "type/stream",
          "type/stream-cgroups", "expire", "scan", "keyspace", "multi", "pubsub", "scripting", "functions", "protocol",
          "quit", "bitops", "bitfield", "geo", "hyperloglog", "sort", "dump", "tracking", "introspection",
-         "introspection-2", "other", "slowlog", "latency-monitor", "lazyfree", "info-command"]
+         "introspection-2", "other", "slowlog", "latency-monitor", "lazyfree", "info-command", "pause", "type/list-3"]
+# A Valkey of 8.0 never comes back from it.
+SKIPPED = ["Test the randomkey command will not cause the server to get into an infinite loop during the client pause write"]
 
 
 class Tcl:
@@ -28,7 +30,8 @@ class Tcl:
     def command(self, part, way, ways):
         return ["tclsh", "tests/test_helper.tcl", "--host", "127.0.0.1", "--port", str(ways.ports[way]), "--single", f"unit/{part}",
                 "--durable", "--ignore-encoding", "--no-latency", "--tags",
-                "-slow -needs:debug -large-memory -needs:repl", "--timeout", str(UNIT_S)]
+                "-slow -needs:debug -large-memory -needs:repl", "--timeout", str(UNIT_S),
+                *(word for test in SKIPPED for word in ("--skiptest", test))]
 
     def bounds(self, _):
         return UNIT_S + 10
