@@ -3,6 +3,7 @@
 //! While anything is sent again no new command is taken on, until all that was outstanding is settled: so the
 //! commands of a slot keep their order over its migration.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -374,10 +375,14 @@ impl ClusterSession {
         true
     }
 
-    /// Sends what is held, in order, as far as there is a way.
+    /// Sends what is held, in order, as far as there is a way. Only what stands before a piece decides on its way: what
+    /// stands behind it is answered later, so to wait for that would be for ever.
     pub(super) fn send_held(&mut self) {
-        let mut ways = self.order.ways();
+        let mut ways = HashMap::new();
+        let mut seen = self.order.first();
         for piece in self.held() {
+            self.order.add_ways(&mut ways, seen..piece.number);
+            seen = seen.max(piece.number);
             if self.scan_again(piece.number) {
                 continue;
             }

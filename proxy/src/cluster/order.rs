@@ -6,6 +6,7 @@
 //! connection, and is left there until that command's turn has come: nothing is copied to keep the order.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 
 use super::again::Piece;
 use super::buffers;
@@ -91,6 +92,17 @@ pub(super) enum Way {
     Behind(LinkId),
     /// Nowhere yet: the other one is held.
     None,
+}
+
+impl Way {
+    /// Of what comes behind this part; `None` where it is answered.
+    fn of(part: &Part) -> Option<Self> {
+        match part.progress() {
+            Progress::Sent(id) | Progress::Coming(id, _) => Some(Self::Behind(*id)),
+            Progress::Held => Some(Self::None),
+            Progress::Done(_) => None,
+        }
+    }
 }
 
 /// One command.
@@ -260,22 +272,26 @@ impl Order {
         found.is_some()
     }
 
-    /// For each slot of which something was sent and is not answered: where the last of it is.
-    pub(super) fn ways(&self) -> HashMap<u16, Way> {
-        let mut ways = HashMap::new();
-        for entry in &self.queue {
+    /// For each slot: where the last of it is that is not answered, by the commands of these numbers. What later ones
+    /// say replaces what is there of earlier ones.
+    pub(super) fn add_ways(&self, ways: &mut HashMap<u16, Way>, numbers: Range<u64>) {
+        let place = |number: u64| usize::try_from(number.saturating_sub(self.answered)).unwrap_or(usize::MAX);
+        let (from, to) = (place(numbers.start), place(numbers.end));
+        for entry in self.queue.iter().skip(from).take(to.saturating_sub(from)) {
             match &entry.awaiting {
                 Awaiting::Link(id) => {
                     ways.insert(entry.slot, Way::Behind(*id));
                 }
+                Awaiting::Held => {
+                    ways.insert(entry.slot, Way::None);
+                }
                 Awaiting::Fan(fan) => {
                     let parts = fan.parts().iter().filter(|part| part.node.is_none());
-                    ways.extend(parts.filter_map(|part| Some((part.slot, Way::Behind(part.link()?)))));
+                    ways.extend(parts.filter_map(|part| Some((part.slot, Way::of(part)?))));
                 }
-                Awaiting::Held | Awaiting::Answer(_) => {}
+                Awaiting::Answer(_) => {}
             }
         }
-        ways
     }
 
     /// Where a piece was sent.
@@ -394,6 +410,39 @@ mod tests {
         fan.set(0, Progress::Sent(1));
         order.at(1).unwrap().awaiting = Awaiting::Fan(Box::new(fan));
         assert_eq!([order.next_on(1, 1), order.next_on(2, 1)], [None, Some(2)], "a part comes before it");
+    }
+
+    #[test]
+    fn a_way_leads_behind_what_stands_before() {
+        let mut order = Order::default();
+        for (slot, awaiting) in [
+            (1, Awaiting::Link(5)),
+            (1, Awaiting::Held),
+            (1, Awaiting::Link(6)),
+            (2, Awaiting::Answer(Box::from(*b"+OK\r\n"))),
+        ] {
+            let mut entry = Entry::new(awaiting, 7, false);
+            entry.slot = slot;
+            order.push(entry, b"");
+        }
+        let mut fan = Fan::new(
+            (1..4).map(|slot| Part::of_slot(slot, Vec::new())).collect(),
+            Join::Done,
+            &Budget::new(0).purse("alice"),
+        );
+        fan.set(0, Progress::Sent(7));
+        fan.set(1, Progress::Done(Vec::new()));
+        order.push(Entry::new(Awaiting::Fan(Box::new(fan)), 7, false), b"");
+        let way = |numbers: Range<u64>| {
+            let mut ways = HashMap::new();
+            order.add_ways(&mut ways, numbers);
+            [1, 2, 3].map(|slot| ways.get(&slot).copied())
+        };
+        assert_eq!(way(0..0), [None; 3]);
+        assert_eq!(way(0..1), [Some(Way::Behind(5)), None, None]);
+        assert_eq!(way(0..2), [Some(Way::None), None, None]);
+        assert_eq!(way(2..4), [Some(Way::Behind(6)), None, None]);
+        assert_eq!(way(0..9), [Some(Way::Behind(7)), None, Some(Way::None)]);
     }
 
     #[test]
