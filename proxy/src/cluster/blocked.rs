@@ -97,7 +97,8 @@ impl ClusterSession {
 
     /// Asks a link for its client's id, once.
     pub(super) fn ask_client_id(&mut self, id: LinkId) {
-        if !self.may_ask_ids {
+        if !self.may_ask_ids || self.pins(id) {
+            // Inside a transaction it would be queued, and answered among the client's own.
             return;
         }
         let Some(link) = self.links.get(id) else { return };

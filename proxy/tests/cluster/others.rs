@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use keystile_resp::slot;
+
 use super::support::cluster::{Cluster, Reply};
 use super::support::{Client, World, encoded};
 use super::{key_of, run, world};
@@ -103,7 +105,7 @@ fn a_call_that_blocks_is_unblocked_after_its_slot_has_moved() {
         let key = key_of(&cluster, 1);
         blocked.send(encoded(&["BLPOP", &key, "0"])).await;
         wait_blocked(&cluster, 1, 1).await;
-        cluster.move_slot(keystile_resp::slot::of_key(key.as_bytes()), 2);
+        cluster.move_slot(slot::of_key(key.as_bytes()), 2);
         wait_blocked(&cluster, 2, 1).await;
         assert_eq!(other.command(&["CLIENT", "UNBLOCK", &id]).await, ":1");
         assert_eq!(blocked.reply().await, "(nil)");
@@ -182,5 +184,30 @@ fn a_node_is_asked_by_name_for_its_own_clients() {
         cluster.nodes[1].ok(&["ACL", "SETUSER", "@ops", "on", "nopass", "+@all"]);
         assert_eq!(other.command(&["CLIENT", "KILL", "USER", "@ops"]).await, ":0");
         assert!(matches!(cluster.nodes[0].ok(&["DBSIZE"]), Reply::Number(0)));
+    });
+}
+
+#[test]
+fn no_question_of_ours_gets_into_a_transaction_behind_a_call_that_blocks_elsewhere_now() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let (mut blocked, mut other) = (admin(&world).await, admin(&world).await);
+        let list = key_of(&cluster, 0);
+        let mut own = (0..).map(|number| format!("own:{number}"));
+        let is_at_home = |key: &String| {
+            let slot = slot::of_key(key.as_bytes());
+            slot != slot::of_key(list.as_bytes()) && cluster.owner(slot) == 0
+        };
+        let own = own.find(is_at_home).unwrap();
+        blocked.send(encoded(&["BLPOP", &list, "0"])).await;
+        wait_blocked(&cluster, 0, 1).await;
+        blocked.send([encoded(&["MULTI"]), encoded(&["SET", &own, "x"])].concat()).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        cluster.move_slot(slot::of_key(list.as_bytes()), 1);
+        wait_blocked(&cluster, 1, 1).await;
+        assert_eq!(other.command(&["RPUSH", &list, "y"]).await, ":1");
+        assert_eq!(blocked.reply().await, format!("[{list} y]"));
+        assert_eq!([blocked.reply().await, blocked.reply().await], ["+OK", "+QUEUED"]);
+        assert_eq!(blocked.command(&["EXEC"]).await, "[+OK]");
     });
 }
