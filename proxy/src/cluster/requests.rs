@@ -80,7 +80,8 @@ impl ClusterSession {
     pub(super) fn pump_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let (mut work, was_held) = take_buffer(&mut self.client_held);
         let before = work.len();
-        let looks = !self.client_ended && (self.wants_more || before < READ_AHEAD);
+        let takes_on = self.takes_on();
+        let looks = !self.client_ended && ((takes_on && self.wants_more) || before < READ_AHEAD);
         if looks {
             match self.client.poll_fill(cx, &mut work) {
                 Poll::Ready(Ok(1..)) => {
@@ -97,7 +98,7 @@ impl ClusterSession {
             }
         }
         let read = work.len() - before;
-        let scanned = if self.takes_on() { self.scan_requests(&work) } else { Ok(0) };
+        let scanned = if takes_on { self.scan_requests(&work) } else { Ok(0) };
         self.journal.hand_on();
         give_back(work, was_held, *scanned.as_ref().unwrap_or(&0), &mut self.client_held);
         let taken = scanned?;
@@ -105,7 +106,7 @@ impl ClusterSession {
             return Err(End::ClientClosed);
         }
         // What was held back may turn out not to be whole: then the client is to be read, too.
-        let is_cut = self.wants_more && !looks && !self.client_ended;
+        let is_cut = takes_on && self.wants_more && !looks && !self.client_ended;
         Ok(read > 0 || taken > 0 || is_cut)
     }
 

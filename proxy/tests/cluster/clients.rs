@@ -201,3 +201,31 @@ fn a_random_key_is_of_any_shard() {
         assert_eq!(seen.len(), 2);
     });
 }
+
+#[test]
+fn what_waits_for_a_sign_in_is_read_no_further() {
+    run(async {
+        let world = World::start(&[("KEYSTILE_IAM_LIFE_S", "1000")]).await;
+        let cluster = Cluster::start(world.dir.path(), 2, 0);
+        world.serve_cluster(&cluster).await;
+        let mut other = world.routed("alice", "sessions", "iam-rw").await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let list = key_of(&cluster, 0);
+        // No AUTH goes behind a call that blocks; and of a request the proxy has the beginning.
+        client.send(encoded(&["BLPOP", &list, "0"])).await;
+        let set = encoded(&["SET", &list, &"x".repeat(500_000)]);
+        client.send(&set[..100_000]).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        world.clock.advance(975);
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let read = || world.shared.metrics.bytes_in.value();
+        let before = read();
+        let flood = [set[100_000..].to_vec(), set.repeat(60)].concat();
+        let sent = tokio::time::timeout(Duration::from_secs(2), client.send(&flood)).await;
+        let ahead = read() - before;
+        assert!(sent.is_err() && ahead < 1024 * 1024, "{ahead} bytes were read");
+        assert_eq!(other.command(&["RPUSH", &list, "y"]).await, ":1");
+        assert_eq!(client.reply().await, format!("[{list} y]"));
+        assert_eq!(client.reply().await, "+OK", "it goes on");
+    });
+}
