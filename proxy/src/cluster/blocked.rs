@@ -68,7 +68,11 @@ impl Told {
 
 impl Drop for Told {
     fn drop(&mut self) {
-        self.table.lock().remove(&self.known_as);
+        // A node that has begun anew gives its ids anew, too: by now this one may be another session's.
+        let mut table = self.table.lock();
+        if table.get(&self.known_as) == Some(&self.places) {
+            table.remove(&self.known_as);
+        }
     }
 }
 
@@ -219,7 +223,10 @@ mod tests {
         assert!(table.places(&at(2, 5)).is_empty(), "an id of another node is somebody else's");
         drop(one);
         assert!(table.places(&at(1, 5)).is_empty() && table.lock().len() == 1);
+        let later = Told::new(&table, at(1, 6), vec![at(2, 7)]);
         drop(other);
+        assert_eq!(table.places(&at(1, 6)), [at(2, 7)], "of another session by now");
+        drop(later);
         assert!(table.lock().is_empty());
     }
 }
