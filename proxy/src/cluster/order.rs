@@ -83,7 +83,7 @@ pub(super) enum Meaning {
 
 /// Names that are yet to be asked for.
 #[derive(Debug)]
-pub(super) struct Rest(pub(super) Vec<Box<[u8]>>);
+pub(super) struct Rest(pub(super) VecDeque<Box<[u8]>>);
 
 /// Where the next command of a slot may go, so that it does not overtake the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //! is published meanwhile is missed), and the counts in confirmations are those of the whole session.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -191,7 +191,8 @@ impl ClusterSession {
         let known = self.subscriptions.count(Topic::Channel) + self.subscriptions.count(Topic::Shard);
         let bytes = self.subscriptions.bytes + names.iter().map(|name| name.len()).sum::<usize>();
         if known + names.len() > MOST_NAMES || bytes > MOST_NAME_BYTES {
-            let text = "a session subscribes to at most 65,536 names, of 1 MiB together";
+            let text = "a session subscribes to at most 65,536 names, of 1 MiB together: unsubscribe from some, or \
+                        use a pattern or another connection";
             return self.refuse(incoming, &Refused::new(incoming.id, "ERR", "too long", text));
         }
         let place = match (topic, names) {
@@ -225,18 +226,19 @@ impl ClusterSession {
     }
 
     /// Asks for the first of these shard channels, and all behind it that are of the same slot.
-    fn subscribe_run(&mut self, label: Label, muted: bool, mut names: Vec<Box<[u8]>>) {
-        let slot = names.first().map_or(0, |name| slot::of_key(name));
+    fn subscribe_run(&mut self, label: Label, muted: bool, mut names: VecDeque<Box<[u8]>>) {
+        let slot = names.front().map_or(0, |name| slot::of_key(name));
         let run = names.iter().take_while(|name| slot::of_key(name) == slot).count();
-        let rest = names.split_off(run);
-        let rest = (!rest.is_empty()).then(|| Box::new(Rest(rest)));
+        // The rest is left where it is: there may be as many runs as names.
+        let asked: Vec<_> = names.drain(..run).collect();
+        let rest = (!names.is_empty()).then(|| Box::new(Rest(names)));
         let Some(id) = self.link_of_slot(slot) else { return self.answer(label, NOBODY.to_vec(), muted) };
         self.lift(id);
         let mut entry = Entry::new(Awaiting::Link(id), label, muted);
         entry.slot = slot;
         entry.meaning = Meaning::Acks { topic: Topic::Shard, left: u32::try_from(run).ok(), rest };
         self.barrier = Some(Barrier { number: self.order.next(), link: Some(id) });
-        let request = request_of(Topic::Shard, names.iter());
+        let request = request_of(Topic::Shard, asked.iter());
         self.push_sent(id, entry, &request, &request);
     }
 
@@ -427,7 +429,9 @@ impl ClusterSession {
                 link.settle();
             }
             let answered = self.pop();
-            self.place_everywhere();
+            if topic != Topic::Shard {
+                self.place_everywhere();
+            }
             if let Some(Entry { meaning: Meaning::Acks { rest: Some(rest), .. }, label, muted, .. }) =
                 answered
             {
