@@ -209,6 +209,8 @@ impl ClusterSession {
         let node = node.unwrap_or_else(|| link.node.clone());
         self.metrics.cluster_links.add(1);
         link.redial(node.clone(), self.dial.dial(&node));
+        // The slot's next command has another link now: there it would overtake what waits on this one.
+        self.settling |= !self.order.is_empty();
         for known in self.by_place.iter_mut().filter(|known| **known == Some(id)) {
             *known = None;
         }
@@ -225,7 +227,11 @@ impl ClusterSession {
             self.gone_replicas.push(link.node.clone());
         }
         let mut words = Vec::new();
-        let text = format!("the node {} of the cluster could not be reached: {why}", link.node);
+        let text = format!(
+            "the node {} of the cluster could not be reached: {why}; nothing was sent: try again, or check that its security group \
+             lets the proxy in",
+            link.node
+        );
         encode::error(&mut words, "CLUSTERDOWN keystile:", &text);
         let mut held = false;
         let mut lost = Vec::new();
@@ -244,6 +250,9 @@ impl ClusterSession {
             }
         }
         for number in lost {
+            if let Some(label) = self.order.at(number).map(|entry| entry.label) {
+                self.journal.failed(label, "CLUSTERDOWN", "a node could not be reached");
+            }
             self.order.answer(number, words.clone());
             // A HELLO or an AUTH of the client's, perhaps.
             self.hold = false;
@@ -273,7 +282,7 @@ impl ClusterSession {
         } else {
             format!(
                 "the connection to the node {} of the cluster was lost before it answered; whether the command \
-                 was executed is unknown",
+                 was executed is unknown: look before you send it again",
                 link.node
             )
         };
