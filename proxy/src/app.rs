@@ -207,6 +207,7 @@ impl App {
         ));
         background.spawn(crate::credentials::prove::run(Arc::clone(&shared), Arc::clone(&runtime)));
         background.spawn(crate::health::run(Arc::clone(&shared), Arc::clone(&runtime)));
+        background.spawn(crate::memory::run(Arc::clone(&shared.metrics)));
         let places = Places::new(&shared.config);
         let workers = Workers::start(&shared, &places, listeners).context("starting the workers")?;
         tracing::info!(

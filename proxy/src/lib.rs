@@ -19,6 +19,7 @@ pub mod health;
 pub mod host_secret;
 pub mod identities;
 pub mod logins;
+pub mod memory;
 pub mod metrics;
 pub mod open_files;
 pub mod preamble;
