@@ -228,8 +228,8 @@ impl ClusterSession {
         }
         let mut words = Vec::new();
         let text = format!(
-            "the node {} of the cluster could not be reached: {why}; nothing was sent: try again, or check that its security group \
-             lets the proxy in",
+            "the node {} of the cluster could not be reached: {why}; nothing was sent there: try again, or check that \
+             its security group lets the proxy in",
             link.node
         );
         encode::error(&mut words, "CLUSTERDOWN keystile:", &text);
