@@ -15,6 +15,8 @@ AUDITED_ROLE = {
     "spec": {"allow": {"db_labels": {"*": "*"}, "db_users": ["iam-rw"]}, "options": {"audit": "commands"}},
 }
 AUDITED = "dave"
+# A proxy with as many threads as the relay.
+ONE_WORKER = "one worker"
 # Until the proxy has heard of a new role.
 PATIENCE_SECONDS = 30
 

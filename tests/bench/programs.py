@@ -167,8 +167,9 @@ class Ground:
                    "--server", self.env["ORDERS_ADDR"], "--server-ca", self.env["CACHE_CA_FILE"]]
         return Target("relay", client, command=command, log=self.work / "relay.log")
 
-    def keystile(self):
-        """One more proxy beside the world's, with the first one's environment and a port of its own."""
+    def keystile(self, name="keystile", **settings):
+        """One more proxy beside the world's, with the first one's environment, these settings and a port of its
+        own."""
         first = int(self.env["KEYSTILE_PROXY_PID"])
         listen, metrics = free_port(), free_port()
         environment = {
@@ -176,13 +177,14 @@ class Ground:
             "KEYSTILE_LISTEN": f"127.0.0.1:{listen}",
             "KEYSTILE_METRICS_LISTEN": f"127.0.0.1:{metrics}",
             "KEYSTILE_ADVERTISE_ADDR": f"127.0.0.1:{listen}",
-            "KEYSTILE_AUDIT_FILE": str(self.work / "audit.jsonl"),
+            "KEYSTILE_AUDIT_FILE": str(self.work / f"audit-{name}.jsonl"),
             "KEYSTILE_DRAIN_S": "1",
+            **settings,
         }
         client = self._client(listen, "alice", "orders")
-        return Target("keystile", client, command=[self.root / "target/release/keystile-proxy"],
+        return Target(name, client, command=[self.root / "target/release/keystile-proxy"],
                       environment=environment, ready_url=f"http://127.0.0.1:{metrics}/readyz",
-                      log=self.work / "keystile.log")
+                      log=self.work / f"{name}.log")
 
     def same_proxy(self, name, target, person, database):
         """The same process, reached by somebody else or for another database."""

@@ -105,12 +105,21 @@ def text(results):
     return "\n".join(parts)
 
 
-def _line(results, row):
+def one_worker(results, name):
+    """The set-up rows again, of a proxy with one thread."""
+    header = ["with one thread, as the relay", *results.names, "÷ relay", "rounds", "must", "aim", ""]
+    rows = [row for row in ROWS if row.metric.startswith("setup_")]
+    parts = [aligned([header, *(_line(results, row, name) for row in rows)])]
+    parts += [f"INVALID {target}: {problem}" for target, told in results.problems.items() for problem in told]
+    return "\n".join(parts)
+
+
+def _line(results, row, over="keystile"):
     cells = [_number(results.median(name, row.metric), row.digits) for name in results.names]
-    ratios = results.ratios(row.metric)
+    ratios = results.ratios(row.metric, over)
     ratio = middle(ratios)
     spread = f"{min(ratios):.2f}–{max(ratios):.2f}" if ratios else "–"
-    judged = results.median("keystile", row.metric) if row.absolute else ratio
+    judged = results.median(over, row.metric) if row.absolute else ratio
     bound = "≤ {:g} KiB" if row.absolute else "≤ {:.2f}"
     return [row.title, *cells, _number(ratio, 2), spread, bound.format(row.must), bound.format(row.aim),
             verdict(row, judged)]
