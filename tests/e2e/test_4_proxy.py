@@ -387,3 +387,21 @@ def test_a_refused_route_is_audited(world):
     assert got[0].startswith("-NOPERM") and "no role allows it" in got[0], got
     denied = until(lambda: [e for e in world.audit(since) if e["code"] == "TDB00W"], 10)
     assert denied[0]["user"] == "bob" and denied[0]["rule"]
+
+
+def test_a_first_command_is_not_held_up(world):
+    # Python's sockets have Nagle's algorithm on: a second small packet waits for the acknowledgement of the
+    # first, and that comes after 40 ms where the proxy has nothing to say.
+    route = world.route("alice", "orders", "iam-rw")
+    host, port = world["KEYSTILE_PROXY_ADDR"].rsplit(":", 1)
+    context = ssl.create_default_context(cafile=route["ca"])
+    context.load_cert_chain(route["cert"], route["key"])
+    took = []
+    for _ in range(20):
+        began = time.monotonic()
+        with context.wrap_socket(socket.create_connection((host, int(port))),
+                                 server_hostname=route["server_name"]) as sock:
+            sock.sendall(command("PING"))
+            assert lines(sock, 1) == ["+PONG"]
+        took.append(time.monotonic() - began)
+    assert sorted(took)[10] < 0.035, took

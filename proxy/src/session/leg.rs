@@ -4,8 +4,9 @@
 //! idle connection holds none; a short read tells that the socket is empty, so no second read asks. What was
 //! written is encrypted at once and sent with one write by [`Leg::poll_flush`].
 //!
-//! The last flight of a handshake of TLS 1.3, a client's Finished or a server's ticket, is awaited by nobody who
-//! is not awaiting an answer too: it leaves with the first bytes behind it, which saves a packet and a system call.
+//! Towards a server the end of a TLS 1.3 handshake leaves with the first bytes behind it, which saves a packet and a
+//! system call. A client is sent its ticket at once: it carries the acknowledgement without which a client that has
+//! not switched Nagle's algorithm off would keep its first command for 40 ms.
 
 use std::cell::RefCell;
 use std::io;
@@ -168,7 +169,8 @@ impl Leg {
 
     /// In TLS 1.2 the peer waits for it before it says anything.
     async fn last_flight(&mut self) -> io::Result<()> {
-        if self.tls.state().protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+        let is_awaited = self.tls.state().protocol_version() != Some(ProtocolVersion::TLSv1_3);
+        if matches!(self.tls, Records::Client(_)) && !is_awaited {
             self.out.defer();
         }
         self.flush().await
@@ -389,11 +391,7 @@ mod tests {
             let mut leg = Leg::connect(near, client, name).await?;
             leg.finish().await.map(|()| leg)
         };
-        let accept = async {
-            let mut leg = Leg::accept(far, &server).await?;
-            leg.finish().await.map(|()| leg)
-        };
-        let (client, server) = tokio::join!(connect, accept);
+        let (client, server) = tokio::join!(connect, Leg::accept(far, &server));
         (client.unwrap(), server.unwrap())
     }
 
@@ -455,9 +453,9 @@ mod tests {
             leg.flush().await.unwrap();
             (leg, unsent)
         };
-        let ((mut client, finished), (mut server, ticket)) = tokio::join!(connect, accept);
+        let ((mut client, finished), (mut server, answer)) = tokio::join!(connect, accept);
         assert!(finished > 4 + 60, "a Finished in front: {finished}");
-        assert!(ticket > 3 + 100, "a ticket in front: {ticket}");
+        assert!(answer < 3 + 60, "the ticket has left: {answer}");
         let (mut asked, mut answered) = (Vec::new(), Vec::new());
         while server.fill(&mut asked).await.unwrap() > 0 && asked.len() < 4 {}
         while client.fill(&mut answered).await.unwrap() > 0 && answered.len() < 3 {}
