@@ -1,28 +1,24 @@
 //! Who holds which certificate, read once: clients come back with the same one for hours.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use keystile_identity::client::{ClientIdentity, IdentityError};
 
-/// Certificates that are remembered; when there are more, all are forgotten.
-const MOST: usize = 1_024;
-/// Bytes of one that is remembered: ours have some 500.
-const MOST_BYTES: usize = 4_096;
+use crate::tls::Remembered;
 
 /// What certificates say. That a certificate says so makes it nobody's word: whether it counts is the
 /// verifier's to know, and whether it still lives is asked each time.
 #[derive(Debug)]
 pub struct Identities {
     deployment: Arc<str>,
-    read: Mutex<HashMap<Box<[u8]>, Arc<ClientIdentity>>>,
+    read: Remembered<Arc<ClientIdentity>>,
 }
 
 impl Identities {
     /// Of certificates of this deployment.
     #[must_use]
     pub fn new(deployment: Arc<str>) -> Self {
-        Self { deployment, read: Mutex::default() }
+        Self { deployment, read: Remembered::default() }
     }
 
     /// The holder of a certificate, given in DER, at this moment in Unix seconds.
@@ -30,8 +26,7 @@ impl Identities {
     /// # Errors
     /// As [`ClientIdentity::from_der`] and [`ClientIdentity::check_validity`].
     pub fn holder(&self, der: &[u8], now: i64) -> Result<Arc<ClientIdentity>, IdentityError> {
-        let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).get(der).map(Arc::clone);
-        let identity = match known {
+        let identity = match self.read.get(der) {
             Some(identity) => identity,
             None => self.read(der)?,
         };
@@ -41,13 +36,7 @@ impl Identities {
 
     fn read(&self, der: &[u8]) -> Result<Arc<ClientIdentity>, IdentityError> {
         let identity = Arc::new(ClientIdentity::from_der(der, &self.deployment)?);
-        if der.len() <= MOST_BYTES {
-            let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-            if read.len() >= MOST {
-                read.clear();
-            }
-            read.insert(der.into(), Arc::clone(&identity));
-        }
+        self.read.put(der, Arc::clone(&identity));
         Ok(identity)
     }
 }
@@ -113,6 +102,6 @@ mod tests {
         let all = certificates(&["alice"]).await;
         assert!(other.holder(&all[0], NOW).is_err());
         assert!(other.holder(b"no certificate", NOW).is_err());
-        assert!(other.read.lock().unwrap().is_empty());
+        assert_eq!(other.read.len(), 0);
     }
 }

@@ -8,7 +8,6 @@
 //! that comes back costs no other check of a signature. What is remembered goes with the set of CAs that it
 //! was found by: when a CA comes or goes, all is forgotten.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,10 +25,7 @@ use rustls::{
 };
 use tokio::sync::watch;
 
-/// Certificates of one set of CAs that are remembered; when there are more, all are forgotten.
-const MOST_REMEMBERED: usize = 1_024;
-/// Bytes of a certificate that is remembered: ours have some 500.
-const MOST_CERTIFICATE: usize = 4_096;
+use super::Remembered;
 
 /// A set of CAs, and what they were found to have signed.
 #[derive(Debug)]
@@ -37,25 +33,13 @@ struct Trust {
     pems: Vec<String>,
     verifier: Arc<dyn ClientCertVerifier>,
     /// By certificate: its first and last moment, in Unix seconds.
-    signed: Mutex<HashMap<Vec<u8>, (i64, i64)>>,
+    signed: Remembered<(i64, i64)>,
 }
 
 impl Trust {
     /// Whether this certificate was found to be signed, and lives.
     fn knows(&self, end: &[u8], at: i64) -> bool {
-        let signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
-        signed.get(end).is_some_and(|(first, last)| (*first..=*last).contains(&at))
-    }
-
-    fn remember(&self, end: &[u8], life: (i64, i64)) {
-        if end.len() > MOST_CERTIFICATE {
-            return;
-        }
-        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
-        if signed.len() >= MOST_REMEMBERED {
-            signed.clear();
-        }
-        signed.insert(end.to_vec(), life);
+        self.signed.get(end).is_some_and(|(first, last)| (first..=last).contains(&at))
     }
 }
 
@@ -103,7 +87,7 @@ impl ClientVerifier {
         let moment = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(within).unwrap_or(0)));
         trust.verifier.verify_client_cert(end, intermediates, moment)?;
         if intermediates.is_empty() && within == at {
-            trust.remember(end, (seen.not_before, seen.not_after));
+            trust.signed.put(end, (seen.not_before, seen.not_after));
         }
         Ok(())
     }
@@ -132,7 +116,7 @@ impl ClientVerifier {
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
                 .build()
                 .map_err(|_| Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        let trust = Arc::new(Trust { pems, verifier, signed: Mutex::default() });
+        let trust = Arc::new(Trust { pems, verifier, signed: Remembered::default() });
         *built = Some(Arc::clone(&trust));
         Ok(trust)
     }
@@ -240,7 +224,7 @@ mod tests {
         let (old, new) = (ca("old"), ca("new"));
         let (tell, policies) = watch::channel(policy(&[&old], now));
         let verifier = ClientVerifier::new(super::super::provider(), policies);
-        let remembered = || verifier.trust().unwrap().signed.lock().unwrap().len();
+        let remembered = || verifier.trust().unwrap().signed.len();
         let certificate = [leaf(&old, now)];
 
         // Out of its life it passes as signed, and is not remembered.
@@ -266,19 +250,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_has_a_bound_and_nothing_that_failed() {
+    fn what_failed_is_not_remembered() {
         let now = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
         let (own, foreign) = (ca("own"), ca("foreign"));
         let (_tell, policies) = watch::channel(policy(&[&own], now));
         let verifier = ClientVerifier::new(super::super::provider(), policies);
         let trust = verifier.trust().unwrap();
         assert!(verifier.verify(&[leaf(&foreign, now)], unix(now)).is_err());
-        assert!(trust.signed.lock().unwrap().is_empty());
-        for number in 0..=MOST_REMEMBERED {
-            trust.remember(&number.to_be_bytes(), (0, 1));
-        }
-        assert_eq!(trust.signed.lock().unwrap().len(), 1);
-        trust.remember(&[0; MOST_CERTIFICATE + 1], (0, 1));
-        assert_eq!(trust.signed.lock().unwrap().len(), 1);
+        assert_eq!(trust.signed.len(), 0);
     }
 }

@@ -2,6 +2,7 @@
 
 mod client_verifier;
 mod host_certificate;
+mod remembered;
 mod tickets;
 pub mod watch;
 
@@ -14,6 +15,7 @@ pub use client_verifier::ClientVerifier;
 pub use host_certificate::{
     HostCertificate, HostCertificateError, HostCertificateSource, Life, Look, PemPair, PemSecrets,
 };
+pub(crate) use remembered::Remembered;
 
 /// The one crypto provider, with the order of ciphers and key exchanges that we want.
 ///
