@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 use keystile_model::database::Endpoint;
 use keystile_resp::command::CommandId;
 use keystile_resp::encode;
-use keystile_resp::reply::Step;
 use tokio::time::{Duration, Instant, Sleep};
 
 use super::ClusterSession;
@@ -22,7 +21,7 @@ use crate::session::End;
 use crate::session::expected::Label;
 
 /// How often a command follows a redirection.
-const MOST_AGAIN: u8 = 16;
+pub(super) const MOST_AGAIN: u8 = 16;
 /// How long a server's word that it cannot answer now is met with another try.
 const NOT_NOW: Duration = Duration::from_secs(10);
 /// How long the node of a slot may be out of reach.
@@ -119,19 +118,12 @@ impl ClusterSession {
         if tries > MOST_AGAIN || (of_replica && self.leave_replica(piece)) {
             return Ok(tries <= MOST_AGAIN);
         }
-        self.metrics.cluster_redirects.add(match &again {
-            Again::Elsewhere(redirect) if redirect.ask => "ask",
-            Again::Elsewhere(_) => "moved",
-            Again::Later => "later",
-        });
+        if again == Again::Later {
+            self.metrics.cluster_redirects.add("later");
+        }
         match again {
             Again::Elsewhere(redirect) => {
-                self.settling = true;
-                self.hold_piece(piece);
-                let sent = self.send_to(piece, &redirect.to, redirect.ask);
-                if !sent {
-                    self.begin_trouble(Cause::NotNow, frame.to_vec());
-                }
+                self.go_elsewhere(piece, &redirect, None, frame);
                 Ok(true)
             }
             Again::Later if slot != NO_SLOT && self.order.is_overtaken(piece.number, slot) => Ok(false),
@@ -145,46 +137,30 @@ impl ClusterSession {
         }
     }
 
-    /// A `MOVED` was followed: what says the same right behind it on that link is followed, too, in order and on the
-    /// same link. So a pipeline to a slot that has moved costs one round trip more, and not one for each command.
-    pub(super) fn follow_more(&mut self, link: LinkId, moved: &[u8]) {
-        let first = self.order.first();
-        let Some(Awaiting::Link(to)) = self.order.at(first).map(|entry| &entry.awaiting) else { return };
-        let (to, mut last) = (*to, first);
-        if self.links.get(link).is_none_or(|asked| asked.purpose == Purpose::Replica) {
-            return;
-        }
-        while moved.starts_with(b"-MOVED ")
-            && let Some(number) = self.order.next_on(last + 1, link)
-            && let Some(asked) = self.links.get(link).filter(|asked| asked.owes_client())
-            && let Ok(Step::Frame(frame)) = asked.peek()
-            && asked.bytes(frame.len) == moved
-            && self.follow(Piece { number, part: None }, link, moved, to)
-        {
-            self.take_settled(link, frame.len);
-            last = number;
-        }
-    }
-
-    /// Follows a `MOVED` on a link that the command in front of it took. False where it is not to be followed so.
-    fn follow(&mut self, piece: Piece, link: LinkId, moved: &[u8], to: LinkId) -> bool {
-        let Some(asked) = self.links.get(link).map(|asked| asked.node.clone()) else { return false };
-        let again = Again::read(moved.get(1..).unwrap_or_default().trim_ascii_end(), &asked);
-        let believed = again.is_some_and(|again| self.believes(piece, &again, &asked));
-        if !believed || self.count_try(piece).is_none_or(|(_, tries)| tries > MOST_AGAIN) {
-            return false;
-        }
-        self.metrics.cluster_redirects.add("moved");
+    /// Sends a piece to where a redirection leads: on the link of what it has to stand behind, if there is such a one.
+    /// Where there is no way now, it is held, with these words for the end.
+    pub(super) fn go_elsewhere(
+        &mut self,
+        piece: Piece,
+        redirect: &Redirect,
+        behind: Option<LinkId>,
+        words: &[u8],
+    ) {
+        self.metrics.cluster_redirects.add(if redirect.ask { "ask" } else { "moved" });
+        self.settling = true;
         self.hold_piece(piece);
-        if !self.send_on_link(piece, to, false) {
-            self.begin_trouble(Cause::NotNow, moved.to_vec());
+        let sent = match behind {
+            Some(id) => self.send_on_link(piece, id, redirect.ask),
+            None => self.send_to(piece, &redirect.to, redirect.ask),
+        };
+        if !sent {
+            self.begin_trouble(Cause::NotNow, words.to_vec());
         }
-        true
     }
 
     /// Whether an error is what it says. A script may answer with any error: so only what a server would say of
     /// it is followed, nothing is learned from it for others, and it is not carried out again because it failed.
-    fn believes(&mut self, piece: Piece, again: &Again, asked: &Endpoint) -> bool {
+    pub(super) fn believes(&mut self, piece: Piece, again: &Again, asked: &Endpoint) -> bool {
         let Some(entry) = self.order.at(piece.number) else { return false };
         let speaker = Speaker::of(entry.label);
         let slot = match (&entry.awaiting, piece.part) {
@@ -218,7 +194,7 @@ impl ClusterSession {
     }
 
     /// Counts one more try. The slot, and the tries; `None` where it cannot be sent again.
-    fn count_try(&mut self, piece: Piece) -> Option<(u16, u8)> {
+    pub(super) fn count_try(&mut self, piece: Piece) -> Option<(u16, u8)> {
         let is_last = self.order.next() == piece.number + 1;
         let in_trouble = self.trouble.is_some();
         let entry = self.order.at(piece.number)?;

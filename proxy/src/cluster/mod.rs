@@ -14,6 +14,7 @@
 //! its link until its turn comes, and is then passed on as it came.
 
 mod again;
+mod ahead;
 pub mod answers;
 mod blocked;
 mod budget;

@@ -328,14 +328,19 @@ impl Order {
         self.window.get(from..from + entry.kept as usize).unwrap_or_default()
     }
 
-    /// Whether a later command of this slot was sent already.
+    /// Whether a later command of this slot was sent already: what is answered may have been.
     pub(super) fn is_overtaken(&self, number: u64, slot: u16) -> bool {
         let behind = usize::try_from(number.saturating_sub(self.answered)).unwrap_or(usize::MAX);
         self.queue.iter().skip(behind.saturating_add(1)).any(|entry| match &entry.awaiting {
-            Awaiting::Link(_) => entry.slot == slot,
+            Awaiting::Link(_) | Awaiting::Answer(_) => entry.slot == slot,
             Awaiting::Fan(fan) => fan.has_slot(slot),
-            Awaiting::Held | Awaiting::Answer(_) => false,
+            Awaiting::Held => false,
         })
+    }
+
+    /// Whether the answers that wait are shorter than this, together.
+    pub(super) fn has_room_for_answers(&self, most: usize) -> bool {
+        self.answers < most
     }
 
     /// Whether an answer waits for its turn.
@@ -356,7 +361,7 @@ impl Order {
         self.queue.len() < MOST_ENTRIES
             && self.parts < MOST_PARTS
             && self.window.len() - self.start < WINDOW
-            && self.answers < most_answers
+            && self.has_room_for_answers(most_answers)
     }
 
     /// How many answers the client still waits for, at most `most`.

@@ -310,7 +310,7 @@ impl ClusterSession {
             let bytes = link.bytes(frame.len).to_vec();
             if self.try_again(Piece { number, part: None }, id, &bytes)? {
                 self.take_settled(id, frame.len);
-                self.follow_more(id, &bytes);
+                self.settle_ahead(id);
                 return Ok(());
             }
             replaced = self.moved_in_vain(&bytes);

@@ -5,8 +5,16 @@ use std::time::{Duration, Instant};
 use keystile_resp::slot;
 
 use super::support;
+use super::support::cluster::Cluster;
 use super::support::encoded;
 use super::{key_of, run, world};
+
+/// How often a node has read anything from a client.
+fn reads(cluster: &Cluster, node: usize) -> u64 {
+    let stats = cluster.nodes[node].ok(&["INFO", "stats"]);
+    let reads = stats.text().lines().find_map(|line| line.strip_prefix("total_reads_processed:"));
+    reads.unwrap().parse().unwrap()
+}
 
 #[test]
 fn a_slot_that_moves_under_load_keeps_its_order() {
@@ -152,17 +160,12 @@ fn a_pipeline_to_a_slot_that_has_moved_follows_it_at_once() {
             }
             request
         };
-        let reads = |node: usize| {
-            let stats = cluster.nodes[node].ok(&["INFO", "stats"]);
-            let reads = stats.text().lines().find_map(|line| line.strip_prefix("total_reads_processed:"));
-            reads.unwrap().parse::<u64>().unwrap()
-        };
         for round in 0..4 {
             if round % 2 == 1 {
                 cluster.move_slot(slot, 1 - cluster.owner(slot));
             }
             let to = cluster.owner(slot);
-            let before = reads(to);
+            let before = reads(&cluster, to);
             client.send(pipeline()).await;
             for number in 0..2_000 {
                 let count = round * 2_000 + number + 1;
@@ -171,10 +174,107 @@ fn a_pipeline_to_a_slot_that_has_moved_follows_it_at_once() {
                     assert_eq!(client.reply().await, format!("[{count} x]"));
                 }
             }
-            let reads = reads(to) - before;
+            let reads = reads(&cluster, to) - before;
             assert!(reads < 500, "{reads} reads of 2,000 commands");
         }
         assert!(world.shared.metrics.cluster_redirects.value("moved") >= 4_000);
+    });
+}
+
+#[test]
+fn a_pipeline_to_a_slot_between_two_nodes_is_asked_for_at_once() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let slot = slot::of_key(b"{m}");
+        let from = cluster.owner(slot);
+        let beside = key_of(&cluster, from);
+        for key in ["{m}gone", "{m}here", &beside] {
+            assert_eq!(client.command(&["SET", key, "0"]).await, "+OK");
+        }
+        let to = 1 - from;
+        cluster.begin_move(slot, to);
+        cluster.move_keys(from, to, &["{m}gone"]);
+        let asked = || world.shared.metrics.cluster_redirects.value("ask");
+        // What has gone alone; then with what is still there, of this slot and of others.
+        for (round, keys) in [&["{m}gone"][..], &["{m}gone", "{m}here", &beside]].into_iter().enumerate() {
+            let (before, asked_before) = (reads(&cluster, to), asked());
+            let pipeline: Vec<u8> =
+                (0..2_000).flat_map(|_| keys.iter().flat_map(|key| encoded(&["INCR", key]))).collect();
+            client.send(pipeline).await;
+            for number in 1..=2_000 {
+                for key in keys {
+                    let done = if *key == "{m}gone" { round * 2_000 } else { 0 };
+                    assert_eq!(client.reply().await, format!(":{}", done + number), "{key}");
+                }
+            }
+            let reads = reads(&cluster, to) - before;
+            assert!(reads < 500, "{reads} reads of 2,000 commands");
+            assert_eq!(asked() - asked_before, 2_000);
+        }
+    });
+}
+
+#[test]
+fn each_key_of_a_slot_that_moves_key_by_key_keeps_its_order() {
+    run(async {
+        const KEYS: usize = 12;
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let slot = slot::of_key(b"{m}");
+        let key = |number: usize| format!("{{m}}{number}");
+        let mover = tokio::task::spawn_blocking(move || {
+            for _ in 0..4 {
+                let from = cluster.owner(slot);
+                cluster.begin_move(slot, 1 - from);
+                for number in 0..KEYS {
+                    std::thread::sleep(Duration::from_millis(10));
+                    cluster.move_keys(from, 1 - from, &[&key(number)]);
+                }
+                cluster.end_move(slot, from, 1 - from);
+            }
+            cluster
+        });
+        let mut count = 0;
+        while !mover.is_finished() {
+            let mut pipeline = Vec::new();
+            for number in 0..20 * KEYS {
+                pipeline.extend(encoded(&["APPEND", &key(number % KEYS), "x"]));
+                pipeline.extend(encoded(&["STRLEN", &key(number % KEYS)]));
+            }
+            client.send(pipeline).await;
+            for _ in 0..20 {
+                count += 1;
+                for number in 0..KEYS {
+                    assert_eq!(client.reply().await, format!(":{count}"), "{number}");
+                    assert_eq!(client.reply().await, format!(":{count}"), "{number}");
+                }
+            }
+        }
+        let _cluster = mover.await.unwrap();
+        assert!(world.shared.metrics.cluster_redirects.value("ask") > 0);
+    });
+}
+
+#[test]
+fn what_was_overtaken_is_not_tried_again() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let slot = slot::of_key(b"{m}");
+        assert_eq!(client.command(&["SET", "{m}here", "0"]).await, "+OK");
+        let from = cluster.owner(slot);
+        cluster.begin_move(slot, 1 - from);
+        // Of both keys neither is here, and there they cannot be told from what is still to come.
+        let both = encoded(&["MSET", "{m}new", "1", "{m}newer", "1"]);
+        for behind in [&["SET", "{m}newer", "2"][..], &["SET", "{m}here", "2"]] {
+            let began = Instant::now();
+            client.send([both.clone(), encoded(behind)].concat()).await;
+            assert!(client.reply().await.starts_with("-TRYAGAIN"));
+            assert_eq!(client.reply().await, "+OK");
+            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        }
+        assert_eq!(client.command(&["GET", "{m}newer"]).await, "2");
     });
 }
 
