@@ -35,6 +35,7 @@ pub mod plan;
 mod pubsub;
 mod replies;
 mod requests;
+mod rest;
 pub mod scan;
 mod settings;
 mod sign_in;

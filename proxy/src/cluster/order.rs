@@ -12,6 +12,7 @@ use super::again::Piece;
 use super::buffers;
 use super::fan::{Fan, Part, Progress};
 use super::link::LinkId;
+use super::rest::Rest;
 use crate::session::expected::{Label, Topic};
 
 /// Commands that may be unanswered before the client is read no further: 64 bytes each.
@@ -80,10 +81,6 @@ pub(super) enum Meaning {
     /// The beginning of a watch.
     Watch,
 }
-
-/// Names that are yet to be asked for.
-#[derive(Debug)]
-pub(super) struct Rest(pub(super) VecDeque<Box<[u8]>>);
 
 /// Where the next command of a slot may go, so that it does not overtake the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //! is published meanwhile is missed), and the counts in confirmations are those of the whole session.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -18,9 +18,10 @@ use tokio::time::{Duration, Instant, Sleep};
 
 use super::dialect::refuses_to_leave;
 use super::link::{LinkId, Own, Purpose, Whisper};
-use super::order::{Awaiting, Entry, Meaning, NO_SLOT, Rest};
+use super::order::{Awaiting, Entry, Meaning, NO_SLOT};
 use super::plan::CROSS_SLOT;
 use super::requests::{Incoming, NOBODY, Taken};
+use super::rest::Rest;
 use super::slots::Redirect;
 use super::value::Value;
 use super::{Barrier, ClusterSession};
@@ -220,23 +221,21 @@ impl ClusterSession {
         }
         self.note(incoming);
         let muted = self.take_muted();
-        let names = names.iter().map(|name| Box::from(name.as_ref())).collect();
-        self.subscribe_run(incoming.label(), muted, names);
+        let names = Rest::new(names.iter().map(|name| Box::from(name.as_ref())));
+        self.subscribe_run(incoming.label(), muted, Box::new(names));
         Ok(Taken::Yes)
     }
 
     /// Asks for the first of these shard channels, and all behind it that are of the same slot.
-    fn subscribe_run(&mut self, label: Label, muted: bool, mut names: VecDeque<Box<[u8]>>) {
-        let slot = names.front().map_or(0, |name| slot::of_key(name));
-        let run = names.iter().take_while(|name| slot::of_key(name) == slot).count();
-        // The rest is left where it is: there may be as many runs as names.
-        let asked: Vec<_> = names.drain(..run).collect();
-        let rest = (!names.is_empty()).then(|| Box::new(Rest(names)));
+    fn subscribe_run(&mut self, label: Label, muted: bool, mut names: Box<Rest>) {
+        let (slot, asked) = names.take_run();
+        let left = u32::try_from(asked.len()).ok();
+        let rest = (!names.is_empty()).then_some(names);
         let Some(id) = self.link_of_slot(slot) else { return self.answer(label, NOBODY.to_vec(), muted) };
         self.lift(id);
         let mut entry = Entry::new(Awaiting::Link(id), label, muted);
         entry.slot = slot;
-        entry.meaning = Meaning::Acks { topic: Topic::Shard, left: u32::try_from(run).ok(), rest };
+        entry.meaning = Meaning::Acks { topic: Topic::Shard, left, rest };
         self.barrier = Some(Barrier { number: self.order.next(), link: Some(id) });
         let request = request_of(Topic::Shard, asked.iter());
         self.push_sent(id, entry, &request, &request);
@@ -435,7 +434,7 @@ impl ClusterSession {
             if let Some(Entry { meaning: Meaning::Acks { rest: Some(rest), .. }, label, muted, .. }) =
                 answered
             {
-                self.subscribe_run(label, muted, rest.0);
+                self.subscribe_run(label, muted, rest);
             }
         }
         Ok(false)

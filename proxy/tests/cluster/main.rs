@@ -11,6 +11,7 @@ mod random;
 mod subscriptions;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
 mod transactions;
 
 use keystile_resp::slot;

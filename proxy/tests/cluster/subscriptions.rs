@@ -1,6 +1,6 @@
 //! Channels, shard channels, key events and invalidations.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keystile_resp::slot;
 
@@ -418,5 +418,32 @@ fn key_events_are_left_everywhere_after_home_has_moved() {
             assert_eq!(other.command(&["SET", key, "y"]).await, "+OK");
             assert_eq!(client.command(&["GET", key]).await, "y");
         }
+    });
+}
+
+#[test]
+fn shard_channels_of_many_slots_cost_no_look_at_all_channels_each() {
+    run(async {
+        let (world, _cluster) = world(2, 0).await;
+        let names =
+            |of: &str, count: usize| (0..count).map(|number| format!("{of}{number}")).collect::<Vec<_>>();
+        let mut took = Vec::new();
+        for channels in [1, 40_000] {
+            let mut client = world.routed("alice", "sessions", "iam-rw").await;
+            let mut subscribe = async |word: &str, names: Vec<String>| {
+                let words: Vec<&str> =
+                    std::iter::once(word).chain(names.iter().map(String::as_str)).collect();
+                let began = Instant::now();
+                client.send(encoded(&words)).await;
+                for _ in &names {
+                    assert!(client.reply().await.starts_with('['));
+                }
+                began.elapsed()
+            };
+            subscribe("SUBSCRIBE", names("c", channels)).await;
+            // Next to none is of its neighbour's slot.
+            took.push(subscribe("SSUBSCRIBE", names("s", 2_000)).await);
+        }
+        assert!(took[1] < took[0] * 3 + Duration::from_millis(500), "{took:?}");
     });
 }

@@ -252,6 +252,15 @@ fn a_transaction_does_not_wait_for_ever() {
             assert!(lost.starts_with("-CLUSTERDOWN keystile: the node localhost:"), "{lost}");
         }
         assert_eq!(client.reply().await, "y");
+        for lost in ["INCR", "EXEC"] {
+            let is_of = |line: &serde_json::Value| {
+                line["event"] == "db.session.query.failed"
+                    && line["db_query"] == lost
+                    && line["error"] == "CLUSTERDOWN"
+                    && line["message"] == "a node could not be reached"
+            };
+            support::wait_until("its loss is audited", || world.audit().iter().any(is_of)).await;
+        }
         let took = began.elapsed();
         assert!(took >= Duration::from_secs(14) && took < Duration::from_secs(25), "{took:?}");
         cluster.nodes[1].start();

@@ -1,38 +1,22 @@
 //! Kinds of replies that a Valkey does not send by itself: from a server that says what it is told to.
 
-use std::sync::Arc;
-
-use keystile_model::database::{Database, Endpoint};
+use keystile_model::database::{CacheAuth, Database, DatabaseKind, Endpoint};
 use keystile_model::feed::Entity;
 use keystile_resp::request::{Limits, Scanner, Step};
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::support::{Client, World, run, wait_until};
-
-/// The settings of a server that shows the certificate of the world's cache.
-pub fn cache_tls(world: &World) -> Arc<ServerConfig> {
-    let read = |name: &str| std::fs::read(world.dir.path().join(name)).unwrap();
-    let certificate = CertificateDer::from_pem_slice(&read("cache.crt")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(&read("cache.key")).unwrap();
-    let config = ServerConfig::builder_with_provider(keystile_proxy::tls::provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    Arc::new(config)
-}
+use super::support::{Client, World, cache_tls, run, wait_until};
 
 /// Makes a database of this name at this port known.
 pub async fn add_database(world: &World, name: &str, port: u16) {
-    let database =
-        Database { endpoint: Endpoint { host: "localhost".to_owned(), port }, ..world.database(name) };
-    world.put(Entity::Database(Box::new(database))).await;
+    let endpoint = Endpoint { host: "localhost".to_owned(), port };
+    add(world, name, Entity::Database(Box::new(Database { endpoint, ..world.database(name) }))).await;
+}
+
+async fn add(world: &World, name: &str, entity: Entity) {
+    world.put(entity).await;
     wait_until("the database is known", || {
         world.shared.policy.borrow().policy.as_ref().is_some_and(|policy| policy.database(name).is_some())
     })
@@ -98,6 +82,38 @@ fn a_server_that_does_not_know_reset_leaves_the_session_as_it_was() {
                 assert_eq!(String::from_utf8_lossy(&got), *answer, "{request:?}");
             }
         }
+    });
+}
+
+/// In pass-through a RESET makes the client nobody until its next AUTH, and one that failed does not.
+#[test]
+fn a_server_that_does_not_know_reset_leaves_a_client_in_that_it_had_let_in() {
+    run(async {
+        let world = World::start(&[]).await;
+        let replies = [NO_RESET, "$1\r\nv\r\n", "+RESET\r\n"].map(|reply| reply.as_bytes().to_vec());
+        let port = scripted(&world, replies.to_vec(), 1 << 20).await;
+        let own = Database {
+            kind: DatabaseKind::Static,
+            arn: None,
+            auth: CacheAuth::PassThrough,
+            endpoint: Endpoint { host: "localhost".to_owned(), port },
+            ca: Some(std::fs::read_to_string(world.dir.path().join("cache.crt")).unwrap()),
+            ..world.database("own")
+        };
+        add(&world, "own", Entity::StaticDatabase(Box::new(own))).await;
+        let refused = "-NOAUTH keystile: 'GET' was refused";
+        // Whom the server has not let in yet stays out: nobody but the client knows its password.
+        let mut stranger = world.routed("bob", "own", "own").await;
+        stranger.send("RESET\r\n").await;
+        assert_eq!(read_exactly(&mut stranger, NO_RESET.len()).await, NO_RESET.as_bytes());
+        assert!(stranger.ask("GET k").await.starts_with(refused));
+        let mut client = world.routed("bob", "own", "own").await;
+        assert_eq!(client.ask("AUTH own their-own").await, "+OK");
+        client.send("RESET\r\n").await;
+        assert_eq!(read_exactly(&mut client, NO_RESET.len()).await, NO_RESET.as_bytes());
+        assert_eq!(client.command(&["GET", "k"]).await, "v");
+        assert_eq!(client.command(&["RESET"]).await, "+RESET");
+        assert!(client.ask("GET k").await.starts_with(refused));
     });
 }
 

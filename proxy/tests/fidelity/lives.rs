@@ -19,8 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::kinds::{add_database, cache_tls};
-use super::support::{Client, World, run};
+use super::kinds::add_database;
+use super::support::{Client, World, cache_tls, run};
 
 const LIFE: Duration = Duration::from_secs(10);
 const LIFE_S: &str = "10";

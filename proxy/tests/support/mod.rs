@@ -18,6 +18,7 @@ pub use certificates::{Pair, foreign_certificate};
 pub use client::Client;
 pub use policy::{role, user};
 pub use server::{Valkey, free_port, start_valkey_with, valkey_server};
+pub use stand_ins::cache_tls;
 pub use world::World;
 
 pub const TOKEN: &str = "the-only-token-that-logs-in";

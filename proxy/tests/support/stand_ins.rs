@@ -1,8 +1,8 @@
-//! What stands in for the clock and for AWS.
+//! What stands in for the clock, for AWS, and for a cache.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use keystile_model::database::Database;
@@ -10,9 +10,12 @@ use keystile_model::store::Clock;
 use keystile_proxy::credentials::{Fault, Secrets, Stage, Version};
 use keystile_proxy::tls::{PemPair, PemSecrets};
 use keystile_proxy::upstream::Tokens;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::SecretString;
 
-use super::TOKEN;
+use super::{TOKEN, World};
 
 /// The machine's clock, moved by hand.
 #[derive(Debug, Default)]
@@ -88,4 +91,18 @@ impl Secrets for FixedPasswords {
         let (id, value) = values.get(&(secret.to_owned(), stage)).cloned().ok_or(Fault::Missing)?;
         Ok(Version { id, value: SecretString::from(value) })
     }
+}
+
+/// The settings of a server that shows the certificate of the world's cache.
+pub fn cache_tls(world: &World) -> Arc<ServerConfig> {
+    let read = |name: &str| std::fs::read(world.dir.path().join(name)).unwrap();
+    let certificate = CertificateDer::from_pem_slice(&read("cache.crt")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&read("cache.key")).unwrap();
+    let config = ServerConfig::builder_with_provider(keystile_proxy::tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    Arc::new(config)
 }

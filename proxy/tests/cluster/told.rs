@@ -1,0 +1,118 @@
+//! What depends on which node answers first: with nodes that do as they are told.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use keystile_model::database::{Database, Endpoint, Node};
+use keystile_model::feed::Entity;
+use keystile_resp::request::{Limits, Scanner, Step};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+use super::run;
+use super::support::{World, cache_tls, encoded, free_port, wait_until};
+
+/// What the nodes were asked: the node and the command's name, in order.
+type Asked = Arc<Mutex<Vec<(u16, String)>>>;
+
+/// Nodes that let everybody in, tell nobody the slot map, and answer a `SET` when they may.
+#[derive(Clone)]
+struct Told {
+    acceptor: TlsAcceptor,
+    asked: Asked,
+    may: watch::Receiver<bool>,
+}
+
+impl Told {
+    /// Begins to listen; aborted, it closes all connections.
+    async fn listen(&self, port: u16) -> JoinHandle<()> {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let node = self.clone();
+        tokio::spawn(async move {
+            let mut clients = JoinSet::new();
+            while let Ok((tcp, _)) = listener.accept().await {
+                clients.spawn(node.clone().serve(port, tcp));
+            }
+        })
+    }
+
+    async fn serve(self, port: u16, tcp: TcpStream) {
+        let Ok(mut tls) = self.acceptor.accept(tcp).await else { return };
+        let limits = Limits { whole: 1 << 30, ..Limits::SIGNED_IN };
+        let (mut scanner, mut held) = (Scanner::new(limits), Vec::new());
+        while let Ok(1..) = tls.read_buf(&mut held).await {
+            while let Ok(Step::Request(request)) = scanner.scan(&held) {
+                let name = request.name(&held).unwrap_or_default().to_ascii_uppercase();
+                let name = String::from_utf8(name).unwrap();
+                held.drain(..request.len);
+                self.asked.lock().unwrap().push((port, name.clone()));
+                let reply: &[u8] = match name.as_str() {
+                    "CLUSTER" => b"-NOPERM no\r\n",
+                    "GET" => b"$1\r\n1\r\n",
+                    "SET" => {
+                        let _ = self.may.clone().wait_for(|may| *may).await;
+                        b"+OK\r\n"
+                    }
+                    _ => b"+OK\r\n",
+                };
+                if tls.write_all(reply).await.is_err() || tls.flush().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_waits_on_a_link_that_is_dialled_again_is_not_overtaken() {
+    run(async {
+        let world = World::start(&[]).await;
+        let (primary, replica) = (free_port(), free_port());
+        let (let_answer, may) = watch::channel(false);
+        let acceptor = TlsAcceptor::from(cache_tls(&world));
+        let nodes = Told { acceptor, asked: Asked::default(), may };
+        let asked = |name: &str| -> Vec<u16> {
+            let asked = nodes.asked.lock().unwrap();
+            asked.iter().filter(|(_, asked)| asked == name).map(|(port, _)| *port).collect()
+        };
+        let serving = nodes.listen(primary).await;
+        let endpoint = |port| Endpoint { host: "localhost".to_owned(), port };
+        let known = |role: &str, port: u16| Node {
+            id: port.to_string(),
+            role: role.to_owned(),
+            endpoint: Some(endpoint(port)),
+            slots: vec![(0, 16_383)],
+        };
+        let database = Database {
+            cluster_mode: true,
+            endpoint: endpoint(primary),
+            nodes: vec![known("primary", primary), known("replica", replica)],
+            ..world.database("told")
+        };
+        world.put(Entity::Database(Box::new(database))).await;
+        wait_until("it is known", || {
+            world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database("told").is_some())
+        })
+        .await;
+        let mut client = world.routed("alice", "told", "iam-rw").await;
+        assert_eq!(client.command(&["ECHO", "x"]).await, "+OK");
+        // The primary goes. What is kept nowhere waits on its link, which finds the replica in the end: nobody tells
+        // the map.
+        serving.abort();
+        nodes.listen(replica).await;
+        client.send(encoded(&["SET", "k", &"v".repeat(2 << 20)])).await;
+        wait_until("the replica is asked", || asked("SET") == [replica]).await;
+        // It is back, and by the map the next command is its own.
+        nodes.listen(primary).await;
+        client.send(encoded(&["GET", "k"])).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(asked("GET").is_empty(), "it overtook");
+        let_answer.send(true).unwrap();
+        assert_eq!(client.reply().await, "+OK");
+        assert_eq!(client.reply().await, "1");
+        assert_eq!((asked("SET"), asked("GET")), (vec![replica], vec![primary]));
+    });
+}
