@@ -102,6 +102,7 @@ fn what_waits_on_a_link_that_is_dialled_again_is_not_overtaken() {
         // The primary goes. What is kept nowhere waits on its link, which finds the replica in the end: nobody tells
         // the map.
         serving.abort();
+        wait_until("its link is lost", || world.shared.metrics.cluster_links_lost.value() == 1).await;
         nodes.listen(replica).await;
         client.send(encoded(&["SET", "k", &"v".repeat(2 << 20)])).await;
         wait_until("the replica is asked", || asked("SET") == [replica]).await;
