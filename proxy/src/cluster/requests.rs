@@ -260,9 +260,11 @@ impl ClusterSession {
         }
         let args = incoming.args();
         match kind {
-            Special::Plain | Special::Never(_) | Special::ConfigSet | Special::Topology => {
-                self.take_planned(incoming, &args)
-            }
+            Special::Plain
+            | Special::Never(_)
+            | Special::Tracking
+            | Special::ConfigSet
+            | Special::Topology => self.take_planned(incoming, &args),
             Special::Auth => self.client_auth(incoming, &args),
             Special::Hello => self.client_hello(incoming, &args),
             Special::ClientReply => self.client_reply(incoming, &args),

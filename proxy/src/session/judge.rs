@@ -124,7 +124,7 @@ fn known(
     if let Err(outside) = circumstances.gate.look(id, &Words::of(request, buf)) {
         return Err(Refused::new(Some(id), "NOPERM", outside.rule, outside.why));
     }
-    if circumstances.streamed && kind != Special::Plain && kind != Special::Watch {
+    if circumstances.streamed && !matches!(kind, Special::Plain | Special::Watch | Special::Tracking) {
         let text = "it is longer than what is looked at as a whole (16 KiB; 1 MiB where roles limit keys, and in \
                     cluster mode): send less in one command";
         return refuse("ERR", "too long", text);

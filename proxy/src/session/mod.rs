@@ -228,6 +228,8 @@ pub struct Session {
     /// How often a transaction began or ended.
     changes: u32,
     watching: bool,
+    /// Whether it was ever asked for invalidations.
+    tracking: bool,
     resp3: bool,
     lift: Lift,
     /// Whether a command that the rules allow and that is nothing special passes as it is.
@@ -280,6 +282,7 @@ impl Session {
             in_multi: false,
             changes: 0,
             watching: false,
+            tracking: false,
             resp3: false,
             lift: Lift::default(),
             open: !is_passing_through,

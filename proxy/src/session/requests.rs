@@ -17,8 +17,9 @@ use super::{End, Hold, Replying, Session, Standing, WHOLE_REQUEST, give_back, ta
 use crate::audit::redact;
 
 /// A command that no server knows. In a transaction it is sent in place of a refused command: the server
-/// rejects it and so aborts the EXEC itself, which no bookkeeping of ours could do as surely. Its error is
-/// swallowed and the refusal takes its place.
+/// rejects it and so aborts the EXEC itself, which no bookkeeping of ours could do as surely. Elsewhere its
+/// answer shows where one of ours belongs among what the server pushes. Its error is swallowed and our answer
+/// takes its place.
 const POISON: &[u8] = b"*1\r\n$16\r\nkeystile-refused\r\n";
 
 /// What becomes of a request's bytes.
@@ -133,7 +134,8 @@ impl Session {
                     }
                 }
                 Err(error) => {
-                    self.malformed(error)?;
+                    self.malformed(error, &buf[run..at])?;
+                    run = at;
                     break;
                 }
             }
@@ -237,10 +239,7 @@ impl Session {
     ) -> Result<Verdict, End> {
         if let Some(told) = address::told(id, request, buf) {
             let muted = self.take_muted();
-            if !muted {
-                self.answer(told.err().unwrap_or_else(|| b"+OK\r\n".to_vec()))?;
-            }
-            return Ok(Verdict::Drop);
+            return self.answered(told.err().unwrap_or_else(|| b"+OK\r\n".to_vec()), muted);
         }
         let kind = match self.judgement(id, request, buf, streamed) {
             Judgement::Refused(refused) => return self.refuse(&refused),
@@ -283,6 +282,7 @@ impl Session {
             // With arguments it is an error, and changes nothing.
             Special::Multi | Special::EndMulti => {}
             Special::Watch => self.watching |= !self.in_multi,
+            Special::Tracking => self.tracking = true,
             Special::Unwatch if alone => {
                 self.watching &= self.in_multi;
                 self.hold_for_sign_in();
@@ -329,10 +329,26 @@ impl Session {
             self.replace(answer, muted);
             return Ok(Verdict::Send(POISON.to_vec()));
         }
-        if !muted {
-            self.answer(answer)?;
+        self.answered(answer, muted)
+    }
+
+    /// Answers the client in the order of its requests, unless it wants no answer. Where the cache may push what
+    /// the commands before have caused, only its next reply tells that all of it is there: then it is asked for one.
+    fn answered(&mut self, answer: Vec<u8>, muted: bool) -> Result<Verdict, End> {
+        if muted {
+            return Ok(Verdict::Drop);
         }
+        if self.may_be_pushed() {
+            self.replace(answer, false);
+            return Ok(Verdict::Send(POISON.to_vec()));
+        }
+        self.answer(answer)?;
         Ok(Verdict::Drop)
+    }
+
+    /// Whether a command of the client's own may cause a push to it. A RESP2 subscriber has none that may.
+    fn may_be_pushed(&self) -> bool {
+        (self.resp3 || self.expected.hellos() > 0) && (self.tracking || self.may_subscribe())
     }
 
     pub(super) fn replace(&mut self, answer: Vec<u8>, muted: bool) {
@@ -351,7 +367,7 @@ impl Session {
         match mode.as_slice() {
             b"ON" => {
                 self.replying = Replying::On;
-                self.answer(b"+OK\r\n".to_vec())?;
+                return self.answered(b"+OK\r\n".to_vec(), false);
             }
             b"OFF" => self.replying = Replying::Off,
             b"SKIP" if self.replying == Replying::On => self.replying = Replying::Skip,
@@ -410,17 +426,21 @@ impl Session {
         self.refresh_open();
     }
 
-    fn malformed(&mut self, error: RequestError) -> Result<(), End> {
+    /// What is malformed is answered, and then is the end; `before` is what still has to pass before it.
+    fn malformed(&mut self, error: RequestError, before: &[u8]) -> Result<(), End> {
         if error == RequestError::Http {
             return Err(End::Malformed(error));
         }
+        self.forward(before)?;
+        let mut answer = Vec::new();
+        encode::error(&mut answer, "ERR", &error.to_string());
         if matches!(self.streaming_request.take(), Some((_, true))) {
             // The server has a part of it and will not answer.
             self.expected.retract();
+            self.answer(answer)?;
+        } else if let Verdict::Send(bytes) = self.answered(answer, false)? {
+            self.forward(&bytes)?;
         }
-        let mut answer = Vec::new();
-        encode::error(&mut answer, "ERR", &error.to_string());
-        self.answer(answer)?;
         self.finishing = Some(End::Malformed(error));
         Ok(())
     }
@@ -481,12 +501,7 @@ impl Session {
     pub(super) fn client_auth(&mut self, label: Label, args: &[Cow<'_, [u8]>]) -> Result<Verdict, End> {
         let muted = self.take_muted();
         match self.local_auth(args) {
-            super::auth_local::Answer::Local(bytes) => {
-                if !muted {
-                    self.answer(bytes)?;
-                }
-                Ok(Verdict::Drop)
-            }
+            super::auth_local::Answer::Local(bytes) => self.answered(bytes, muted),
             super::auth_local::Answer::Forward(bytes) => {
                 self.expected.push(Expect::ClientAuth { label });
                 self.hold = Hold::UntilLetIn;
@@ -498,12 +513,7 @@ impl Session {
     pub(super) fn client_hello(&mut self, label: Label, args: &[Cow<'_, [u8]>]) -> Result<Verdict, End> {
         let muted = self.take_muted();
         match self.local_hello(args) {
-            Err(bytes) => {
-                if !muted {
-                    self.answer(bytes)?;
-                }
-                Ok(Verdict::Drop)
-            }
+            Err(bytes) => self.answered(bytes, muted),
             Ok((bytes, lets_in)) => {
                 self.expected.push(Expect::Hello { label, muted, lets_in });
                 if lets_in {

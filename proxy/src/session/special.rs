@@ -34,6 +34,8 @@ pub enum Special {
     Unwatch,
     /// `CLIENT REPLY`.
     ClientReply,
+    /// `CLIENT TRACKING`.
+    Tracking,
     /// `CONFIG SET`.
     ConfigSet,
     /// `SUBSCRIBE` and its kin.
@@ -143,6 +145,7 @@ fn of_command(name: &str) -> Special {
 fn of_subcommand(container: &str, name: &str) -> Special {
     match (container, name) {
         ("client", "reply") => Special::ClientReply,
+        ("client", "tracking") => Special::Tracking,
         ("script", "debug") => Special::Never(DEBUGGER),
         ("config", "set") => Special::ConfigSet,
         ("config", "rewrite") => Special::Never(SERVER),

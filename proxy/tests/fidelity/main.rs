@@ -15,6 +15,7 @@ mod kinds;
 mod leaving;
 mod limits;
 mod lives;
+mod order;
 mod random;
 mod streams;
 #[path = "../support/mod.rs"]
