@@ -244,18 +244,45 @@ impl AuditEvent {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds: `2026-01-02T03:04:05.678Z`.
+/// RFC 3339 in UTC with milliseconds: `2026-01-02T03:04:05.678Z`. A proxy makes several for each connection, so the
+/// digits are put in place without the formatting machinery; years beyond 9999 do not happen.
 #[must_use]
 pub fn timestamp(at: time::OffsetDateTime) -> String {
     let at = at.to_offset(time::UtcOffset::UTC);
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-        at.year(),
-        u8::from(at.month()),
-        at.day(),
-        at.hour(),
-        at.minute(),
-        at.second(),
-        at.millisecond()
-    )
+    let mut text = String::with_capacity("2026-01-02T03:04:05.678Z".len());
+    for (number, digits, after) in [
+        (at.year().unsigned_abs(), 4, '-'),
+        (u32::from(u8::from(at.month())), 2, '-'),
+        (u32::from(at.day()), 2, 'T'),
+        (u32::from(at.hour()), 2, ':'),
+        (u32::from(at.minute()), 2, ':'),
+        (u32::from(at.second()), 2, '.'),
+        (u32::from(at.millisecond()), 3, 'Z'),
+    ] {
+        for place in (0..digits).rev() {
+            let digit = number / 10_u32.pow(place) % 10;
+            text.push(char::from_digit(digit, 10).unwrap_or('0'));
+        }
+        text.push(after);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_rfc_3339_in_utc() {
+        for (nanoseconds, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_767_323_045_678_999_999, "2026-01-02T03:04:05.678Z"),
+            (253_402_300_799_999_000_000, "9999-12-31T23:59:59.999Z"),
+        ] {
+            let at = time::OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).unwrap();
+            assert_eq!(timestamp(at), text);
+            let east = at.checked_to_offset(time::UtcOffset::from_hms(2, 0, 0).unwrap());
+            assert_eq!(east.map_or_else(|| text.to_owned(), timestamp), text);
+        }
+    }
 }

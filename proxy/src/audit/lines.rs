@@ -1,59 +1,23 @@
 //! Events of commands, made into lines where they happen.
 //!
 //! At level `commands` a session may write hundreds of thousands of events a second, which differ in a handful of
-//! fields. So a line is put together from the pieces of one event that was serialized before, and the same command
-//! several times in a row, read at once, is one line that says how often.
+//! fields. So a line is put together from what was made into JSON before, and the same command several times in a
+//! row, read at once, is one line that says how often.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
-use keystile_model::audit::AuditEvent;
+use keystile_model::audit::EventKind;
 use uuid::Uuid;
 
-/// A serialized event, cut where its lines differ.
-#[derive(Debug)]
-struct Pieces {
-    /// Up to the time.
-    start: Vec<u8>,
-    /// From there to the unique id.
-    to_uid: Vec<u8>,
-    /// From there to the index.
-    to_index: Vec<u8>,
-    /// From there to the command, quotes not included.
-    to_query: Vec<u8>,
-    /// From there to the count, the name of that field not included.
-    to_repeated: Vec<u8>,
-    /// From there to the end.
-    end: Vec<u8>,
-}
-
-const REPEATED: &str = ",\"repeated\":";
-
-impl Pieces {
-    /// Those of an event. `None` where it cannot be cut, which never happens.
-    fn of(mut event: AuditEvent) -> Option<Self> {
-        // Nobody can know these, so no field that somebody chose can hold one of them.
-        let [time, uid, query] = [(); 3].map(|()| Uuid::new_v4().to_string());
-        (event.ei, event.repeated) = (u64::MAX, Some(u64::MAX - 1));
-        event.time.clone_from(&time);
-        event.uid.clone_from(&uid);
-        event.db_query.clone_from(&query);
-        let text = serde_json::to_string(&event).ok()?;
-        let (start, rest) = text.split_once(&time)?;
-        let (to_uid, rest) = rest.split_once(&uid)?;
-        let (to_index, rest) = rest.split_once(&u64::MAX.to_string())?;
-        let (to_query, rest) = rest.split_once(&format!("\"{query}\""))?;
-        let (to_repeated, end) = rest.split_once(&format!("{REPEATED}{}", u64::MAX - 1))?;
-        let [start, to_uid, to_index, to_query, to_repeated, end] =
-            [start, to_uid, to_index, to_query, to_repeated, end].map(|piece| piece.as_bytes().to_vec());
-        Some(Self { start, to_uid, to_index, to_query, to_repeated, end })
-    }
-}
+use super::event::Head;
 
 /// The lines of one session that are not handed on yet.
 #[derive(Debug)]
 pub struct Lines {
-    pieces: Pieces,
     sid: Uuid,
+    /// The fields that all events of the session have, each with a comma in front.
+    common: Arc<[u8]>,
     bytes: Vec<u8>,
     count: u64,
     /// The last command, as JSON, and how often it came in a row.
@@ -62,11 +26,10 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// For events like this one of the session `sid`.
+    /// For the session `sid`, whose events have these fields, each with a comma in front.
     #[must_use]
-    pub fn like(event: AuditEvent, sid: Uuid) -> Option<Self> {
-        let pieces = Pieces::of(event)?;
-        Some(Self { pieces, sid, bytes: Vec::new(), count: 0, last: Vec::new(), repeated: 0 })
+    pub(super) fn new(sid: Uuid, common: Arc<[u8]>) -> Self {
+        Self { sid, common, bytes: Vec::new(), count: 0, last: Vec::new(), repeated: 0 }
     }
 
     /// Whether the next command is this one again.
@@ -96,22 +59,17 @@ impl Lines {
         if self.repeated == 0 {
             return;
         }
-        let (pieces, out) = (&self.pieces, &mut self.bytes);
-        out.extend_from_slice(&pieces.start);
-        out.extend_from_slice(time.as_bytes());
-        out.extend_from_slice(&pieces.to_uid);
-        let mut uid = Uuid::encode_buffer();
-        out.extend_from_slice(unique(self.sid, *index).as_hyphenated().encode_lower(&mut uid).as_bytes());
-        out.extend_from_slice(&pieces.to_index);
-        let _ = write!(out, "{index}");
-        out.extend_from_slice(&pieces.to_query);
+        let uid = unique(self.sid, *index);
+        let head = Head { kind: EventKind::Query, success: true, time, uid, index: *index };
+        let out = &mut self.bytes;
+        head.begin(out, &self.common);
+        out.extend_from_slice(b",\"db_query\":");
         out.extend_from_slice(&self.last);
-        out.extend_from_slice(&pieces.to_repeated);
         if self.repeated > 1 {
-            let _ = write!(out, "{REPEATED}{}", self.repeated);
+            // Into a Vec nothing fails.
+            let _ = write!(out, ",\"repeated\":{}", self.repeated);
         }
-        out.extend_from_slice(&pieces.end);
-        out.push(b'\n');
+        out.extend_from_slice(b"}\n");
         *index += 1;
         self.count += 1;
         self.repeated = 0;
@@ -143,24 +101,24 @@ pub(super) fn unique(sid: Uuid, index: u64) -> Uuid {
 mod tests {
     use std::collections::HashSet;
 
-    use keystile_model::audit::EventKind;
+    use keystile_model::audit::AuditEvent;
     use time::OffsetDateTime;
 
     use super::*;
 
+    const COMMON: &str = r#","cluster_name":"keystile","user":"al\"ice","roles":["access","\u0001"]"#;
+
     fn event() -> AuditEvent {
         let (kind, at) = (EventKind::Query, OffsetDateTime::UNIX_EPOCH);
-        let mut event = AuditEvent::new(kind, true, at, Uuid::nil(), "keystile", "al\"ice,\"repeated\":1");
-        event.sid = Uuid::new_v4().to_string();
+        let mut event = AuditEvent::new(kind, true, at, Uuid::nil(), "keystile", "al\"ice");
         event.roles = vec!["access".to_owned(), "\u{1}".to_owned()];
-        event.db_service = "orders".to_owned();
         event
     }
 
     #[test]
     fn lines_are_the_events_that_they_stand_for() {
         let sid = Uuid::new_v4();
-        let mut lines = Lines::like(event(), sid).unwrap();
+        let mut lines = Lines::new(sid, COMMON.as_bytes().into());
         let mut index = 5;
         for query in ["GET", "GET", "GET", "SET \"a\\\" \n", "GET"] {
             if lines.is_again(query) {
@@ -180,7 +138,6 @@ mod tests {
             [("GET", Some(3)), ("SET \"a\\\" \n", None), ("GET", None)].into_iter().enumerate()
         {
             let mut expected = event();
-            expected.sid.clone_from(&seen[number].sid);
             expected.uid.clone_from(&seen[number].uid);
             expected.time.clone_from(&seen[number].time);
             expected.ei = 5 + number as u64;

@@ -1,29 +1,32 @@
 //! Audit: one JSON object a line, through a bounded queue and a thread of its own.
 
+mod event;
 mod lines;
+mod queue;
 pub mod redact;
 mod writer;
 
 use std::sync::Arc;
 
-use keystile_model::audit::{AuditEvent, EventKind, timestamp};
+use keystile_model::audit::{EventKind, timestamp};
 use keystile_model::database::Database;
 use keystile_model::store::Clock;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+pub use event::{Counts, Particulars};
 pub use lines::Lines;
 pub use writer::{Sink, Target, Writer};
 
-/// What all events of a connection have in common.
-#[derive(Clone)]
-pub struct Facts {
-    clock: Arc<dyn Clock>,
-    deployment: Arc<str>,
-    server_id: Arc<str>,
-    sid: Uuid,
-    started: OffsetDateTime,
-    next: u64,
+use event::Head;
+
+/// What a connection's events say about it.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// The deployment.
+    pub deployment: Arc<str>,
+    /// The proxy.
+    pub server_id: Arc<str>,
     /// The client's address.
     pub remote: String,
     /// Who; empty until it is known.
@@ -38,9 +41,21 @@ pub struct Facts {
     pub db_user: String,
 }
 
+/// A connection, as the audit sees it.
+#[derive(Clone)]
+pub struct Facts {
+    clock: Arc<dyn Clock>,
+    sid: Uuid,
+    started: OffsetDateTime,
+    next: u64,
+    about: About,
+    /// That as JSON, from the first event on that needs it.
+    common: Option<Arc<[u8]>>,
+}
+
 impl std::fmt::Debug for Facts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Facts").field("sid", &self.sid).field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Facts").field("sid", &self.sid).field("about", &self.about).finish_non_exhaustive()
     }
 }
 
@@ -51,17 +66,32 @@ impl Facts {
         Self {
             started: clock.now(),
             clock,
-            deployment,
-            server_id,
             sid: Uuid::new_v4(),
             next: 0,
-            remote,
-            user: String::new(),
-            roles: Vec::new(),
-            database: None,
-            asked: String::new(),
-            db_user: String::new(),
+            about: About {
+                deployment,
+                server_id,
+                remote,
+                user: String::new(),
+                roles: Vec::new(),
+                database: None,
+                asked: String::new(),
+                db_user: String::new(),
+            },
+            common: None,
         }
+    }
+
+    /// What is known of it.
+    #[must_use]
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// More becomes known.
+    pub fn about_mut(&mut self) -> &mut About {
+        self.common = None;
+        &mut self.about
     }
 
     /// The session's id.
@@ -70,10 +100,10 @@ impl Facts {
         self.sid
     }
 
-    /// When it began.
+    /// When it began, RFC 3339.
     #[must_use]
-    pub fn started(&self) -> OffsetDateTime {
-        self.started
+    pub fn started(&self) -> String {
+        timestamp(self.started)
     }
 
     /// How long ago that is, in microseconds.
@@ -82,13 +112,10 @@ impl Facts {
         u64::try_from((self.clock.now() - self.started).whole_microseconds()).ok()
     }
 
-    /// What makes lines of the commands of this session. `None` never happens.
+    /// What makes lines of the commands of this session.
     #[must_use]
-    pub fn lines(&mut self) -> Option<Lines> {
-        let next = self.next;
-        let event = self.event(EventKind::Query, true);
-        self.next = next;
-        Lines::like(event, self.sid)
+    pub fn lines(&mut self) -> Lines {
+        Lines::new(self.sid, self.common())
     }
 
     /// The index of the next event.
@@ -102,32 +129,31 @@ impl Facts {
         timestamp(self.clock.now())
     }
 
-    /// The next event.
-    pub fn event(&mut self, kind: EventKind, success: bool) -> AuditEvent {
-        let mut event = AuditEvent::new(
-            kind,
-            success,
-            self.clock.now(),
-            lines::unique(self.sid, self.next),
-            &self.deployment,
-            &self.user,
-        );
-        event.ei = self.next;
+    /// The next event, of now, as a whole line of JSON.
+    #[must_use]
+    pub fn event(&mut self, kind: EventKind, success: bool, particulars: &Particulars<'_>) -> Vec<u8> {
+        let time = self.time();
+        self.event_at(&time, kind, success, particulars)
+    }
+
+    /// The next event, of the time that is given as RFC 3339, as a whole line of JSON.
+    #[must_use]
+    pub fn event_at(
+        &mut self,
+        time: &str,
+        kind: EventKind,
+        success: bool,
+        particulars: &Particulars<'_>,
+    ) -> Vec<u8> {
+        let common = self.common();
+        let index = self.next;
         self.next += 1;
-        event.sid = self.sid.to_string();
-        event.server_id = self.server_id.to_string();
-        event.addr_remote.clone_from(&self.remote);
-        event.roles.clone_from(&self.roles);
-        event.db_user.clone_from(&self.db_user);
-        match &self.database {
-            Some(database) => {
-                event.db_service = database.name.to_string();
-                event.db_protocol = database.engine.as_str().to_owned();
-                event.db_uri = database.endpoint.to_string();
-                event.db_type = database.kind.as_str().to_owned();
-            }
-            None => event.db_service.clone_from(&self.asked),
-        }
-        event
+        let head = Head { kind, success, time, uid: lines::unique(self.sid, index), index };
+        head.line(&common, particulars)
+    }
+
+    fn common(&mut self) -> Arc<[u8]> {
+        let (sid, about) = (self.sid, &self.about);
+        Arc::clone(self.common.get_or_insert_with(|| event::common(sid, about).into()))
     }
 }

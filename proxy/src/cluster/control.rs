@@ -131,7 +131,7 @@ impl ClusterSession {
             return Ok(Taken::No);
         }
         let password = secret(password);
-        let db_user = &self.journal.facts().db_user;
+        let db_user = &self.journal.facts().about().db_user;
         let mut request = auth(db_user, &password);
         if let ([name, bare], "default") = (args, db_user.as_str()) {
             // Servers before version 6 know no other form.
@@ -170,7 +170,7 @@ impl ClusterSession {
         }
         let passes_through = matches!(self.standing, Standing::PassThrough { .. });
         let lets_in = passes_through && hello.auth.is_some();
-        let db_user = self.journal.facts().db_user.clone();
+        let db_user = self.journal.facts().about().db_user.clone();
         let request = match &hello.auth {
             Some((_, password)) if lets_in => hello.request(Some((&db_user, password))),
             _ => hello.request(None),
@@ -242,7 +242,7 @@ impl ClusterSession {
         let (password, _) = std::mem::take(&mut self.offered);
         self.hold = false;
         if let (true, Some(password)) = (ok, password) {
-            let request = auth(&self.journal.facts().db_user, &password);
+            let request = auth(&self.journal.facts().about().db_user, &password);
             self.mirror(id, &request);
             self.settings.password = Some(password);
         }

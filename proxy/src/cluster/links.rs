@@ -160,7 +160,7 @@ impl ClusterSession {
                     let of_replica = link.purpose == Purpose::Replica;
                     let (greeting, replies) = self.settings.greeting(of_replica);
                     link.greet(&greeting, replies);
-                    if let Some(request) = self.settings.proof(&self.journal.facts().db_user) {
+                    if let Some(request) = self.settings.proof(&self.journal.facts().about().db_user) {
                         link.prove(request);
                     }
                 }

@@ -215,7 +215,7 @@ impl ClusterSession {
         let ClusterParts { parts, node, database, dial, map: shared_map, split_mset, reached, budget } = own;
         let (deployment, address) = reached;
         let limits = request::Limits { whole: WHOLE_REQUEST, ..parts.limits.0 };
-        let purse = budget.purse(&parts.journal.facts().user);
+        let purse = budget.purse(&parts.journal.facts().about().user);
         let mut links = Links::default();
         let map = shared_map.load();
         let is_home = map.home() == Some(&node);

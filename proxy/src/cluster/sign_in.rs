@@ -100,7 +100,7 @@ impl ClusterSession {
 
     /// To each link; those that are being dialled have a fresh token.
     fn send_auth(&mut self, password: &SecretString) {
-        let request = auth(&self.journal.facts().db_user, password);
+        let request = auth(&self.journal.facts().about().db_user, password);
         for (_, link) in self.links.iter_mut() {
             if link.is_up() {
                 link.ask(&request, Own::SignIn);

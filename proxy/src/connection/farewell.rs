@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::handshake::{facts, handshake, told_address};
 use crate::app::Shared;
-use crate::audit::Facts;
+use crate::audit::{Facts, Particulars};
 use crate::clock::unix_ms;
 use crate::preamble::Preamble;
 use crate::refusal::Refusal;
@@ -85,12 +85,12 @@ pub(super) fn judged_by_source(shared: &Shared, refusal: Refusal, remote: Socket
 }
 
 pub(super) fn note_refusal(shared: &Shared, facts: &mut Facts, refusal: &Refusal) {
-    tracing::debug!(user = %facts.user, kind = refusal.kind(), %refusal, "refused a client");
+    tracing::debug!(user = %facts.about().user, kind = refusal.kind(), %refusal, "refused a client");
     if let Refusal::Limit { limit, .. } = refusal {
         let who = match *limit {
-            "failed_sign_ins" => facts.remote.clone(),
-            "database" => facts.database.as_ref().map(|known| known.name.to_string()).unwrap_or_default(),
-            _ => facts.user.clone(),
+            "failed_sign_ins" => facts.about().remote.clone(),
+            "database" => facts.about().database.as_ref().map(|known| known.name.to_string()).unwrap_or_default(),
+            _ => facts.about().user.clone(),
         };
         note_limit(shared, limit, &who);
         if *limit == "failed_sign_ins" {
@@ -100,11 +100,13 @@ pub(super) fn note_refusal(shared: &Shared, facts: &mut Facts, refusal: &Refusal
     } else {
         shared.metrics.refusals.add(refusal.kind());
     }
-    let mut event = facts.event(EventKind::SessionStart, false);
-    event.error = refusal.kind().to_owned();
-    event.message = refusal.to_string();
-    event.rule = refusal.rule().to_owned();
-    shared.sink.send(&event);
+    let particulars = Particulars {
+        error: refusal.kind(),
+        message: &refusal.to_string(),
+        rule: refusal.rule(),
+        ..Particulars::default()
+    };
+    shared.sink.send(&facts.event(EventKind::SessionStart, false, &particulars));
 }
 
 /// Says why, once the client has asked anything, and closes so that it arrives.

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use crate::admission::{Admission, Plan, admit, fresh_policy};
 use crate::app::Shared;
-use crate::audit::Facts;
+use crate::audit::{Facts, Particulars};
 use crate::clock::unix_ms;
 use crate::cluster::{ClusterParts, ClusterSession};
 use crate::preamble::{NoRequest, Preamble};
@@ -126,8 +126,9 @@ async fn establish(
     let Some(identity) = identify(shared, client, cold)? else {
         return Err(without_certificate(shared, client, preamble).await);
     };
-    facts.user = identity.user.to_string();
-    facts.roles = policy
+    let about = facts.about_mut();
+    about.user = identity.user.to_string();
+    about.roles = policy
         .user(&identity.user)
         .map(|user| user.roles.iter().map(ToString::to_string).collect())
         .unwrap_or_default();
@@ -144,8 +145,9 @@ async fn establish(
             shared.config.auth_timeout.as_secs()
         ),
     })??;
-    facts.database = Some(Arc::clone(&admission.database));
-    facts.db_user.clone_from(&admission.db_user);
+    let about = facts.about_mut();
+    about.database = Some(Arc::clone(&admission.database));
+    about.db_user.clone_from(&admission.db_user);
     let networks = policy.settings().map(|settings| settings.static_networks.clone()).unwrap_or_default();
     let handle = Arc::new(Handle::new(unix_ms(shared.clock.now())));
     reserve(shared, facts, &admission, &identity, &handle)?;
@@ -252,8 +254,9 @@ async fn negotiate(
 }
 
 fn note(facts: &mut Facts, target: &route::Target) {
-    facts.asked.clone_from(&target.database);
-    facts.db_user = target.db_user.clone().unwrap_or_default();
+    let about = facts.about_mut();
+    about.asked.clone_from(&target.database);
+    about.db_user = target.db_user.clone().unwrap_or_default();
 }
 
 fn start(
@@ -266,9 +269,8 @@ fn start(
 ) -> (uuid::Uuid, Engine) {
     let Ready { server, node, admission, identity, handle, networks } = ready;
     let sid = facts.sid();
-    let mut event = facts.event(EventKind::SessionStart, true);
-    event.rule.clone_from(&admission.rule);
-    shared.sink.send(&event);
+    let particulars = Particulars { rule: &admission.rule, ..Particulars::default() };
+    shared.sink.send(&facts.event(EventKind::SessionStart, true, &particulars));
     shared.metrics.sessions.add(1);
     shared.metrics.sessions_open.add(1);
     tracing::debug!(%sid, user = %identity.user, database = %admission.database.name, "session began");

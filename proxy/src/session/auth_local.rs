@@ -66,25 +66,25 @@ impl Session {
     }
 
     pub(super) fn db_user(&self) -> &str {
-        &self.journal.facts().db_user
+        &self.journal.facts().about().db_user
     }
 }
 
 /// Whether the user is the session's own, also spelled with its database.
 pub(crate) fn check_user(facts: &Facts, credentials: &Credentials) -> Result<(), Vec<u8>> {
     let Some(given) = credentials.user.as_deref() else { return Ok(()) };
-    let own = facts.db_user.as_str();
+    let own = facts.about().db_user.as_str();
     let (user, database) = match given.rsplit_once('@') {
         Some((user, database)) if given != own => (user, Some(database)),
         _ => (given, None),
     };
-    let here = facts.database.as_ref().is_some_and(|known| {
+    let here = facts.about().database.as_ref().is_some_and(|known| {
         database.is_none_or(|name| known.name.as_str() == name || known.alias() == name)
     });
     if user == own && here {
         return Ok(());
     }
-    let name = facts.database.as_ref().map(|database| database.name.as_str()).unwrap_or_default();
+    let name = facts.about().database.as_ref().map(|database| database.name.as_str()).unwrap_or_default();
     Err(error(
         "NOPERM keystile:",
         &format!(

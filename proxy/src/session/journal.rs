@@ -1,11 +1,11 @@
 //! What a session writes down: counts by command, each refused or failed command, its end.
 
-use keystile_model::audit::{AuditEvent, CommandCount, EventKind};
+use keystile_model::audit::{CommandCount, EventKind};
 use keystile_model::role::AuditLevel;
 use keystile_resp::command::CommandId;
 
 use super::expected::{Label, UNKNOWN};
-use crate::audit::{Facts, Lines, Sink};
+use crate::audit::{Counts, Facts, Lines, Particulars, Sink};
 
 /// Different failures that are counted apart between two summaries; the rest is counted together.
 const MOST_FAILURES: usize = 32;
@@ -137,7 +137,7 @@ impl Journal {
     pub fn query(&mut self, shown: &str) {
         if self.queries.is_none() {
             let lines = self.facts.lines();
-            self.queries = lines.map(|lines| Box::new(Queries { lines, last: None, time: String::new() }));
+            self.queries = Some(Box::new(Queries { lines, last: None, time: String::new() }));
         }
         let Some(queries) = &mut self.queries else { return };
         queries.last = None;
@@ -163,15 +163,25 @@ impl Journal {
         queries.time.clear();
         queries.last = None;
         if count > 0 {
-            self.sink.send_lines(lines, count);
+            self.sink.send_lines(&lines, count);
         }
     }
 
     /// Behind the commands that were before it.
-    fn send(&mut self, event: impl FnOnce(&mut Facts) -> AuditEvent) {
+    fn send(&mut self, kind: EventKind, success: bool, particulars: &Particulars<'_>) {
         self.hand_on();
-        let event = event(&mut self.facts);
-        self.sink.send(&event);
+        self.sink.send(&self.facts.event(kind, success, particulars));
+    }
+
+    fn send_failure(&mut self, failure: &Failure, repeated: Option<u64>) {
+        let particulars = Particulars {
+            db_query: &name_of(failure.label),
+            error: &failure.code,
+            message: &failure.message,
+            repeated,
+            ..Particulars::default()
+        };
+        self.send(EventKind::QueryFailed, false, &particulars);
     }
 
     /// A command that we refused.
@@ -195,7 +205,7 @@ impl Journal {
             return;
         }
         let failure = Failure { label, code: code.to_owned(), message: text.to_owned(), repeated: 0 };
-        self.send(|facts| failed_event(facts, &failure, None));
+        self.send_failure(&failure, None);
         self.failures.push(failure);
     }
 
@@ -203,7 +213,7 @@ impl Journal {
     pub fn summarise(&mut self) {
         for failure in std::mem::take(&mut self.failures) {
             if failure.repeated > 0 {
-                self.send(|facts| failed_event(facts, &failure, Some(failure.repeated)));
+                self.send_failure(&failure, Some(failure.repeated));
             }
         }
         self.last = 0;
@@ -211,39 +221,33 @@ impl Journal {
         if counts.is_empty() || self.level < AuditLevel::Summary {
             return;
         }
-        self.send(|facts| {
-            let mut event = facts.event(EventKind::SessionSummary, true);
-            for (label, count) in counts {
-                event.commands.insert(name_of(label), count);
-            }
-            event
-        });
+        let commands: Vec<_> = counts.into_iter().map(|(label, count)| (name_of(label), count)).collect();
+        let particulars = Particulars { commands: Counts(&commands), ..Particulars::default() };
+        self.send(EventKind::SessionSummary, true, &particulars);
     }
 
     /// Closes the books. `error` is empty where the client just left.
     pub fn close(&mut self, error: &str, message: &str) {
         self.summarise();
-        let bytes = self.bytes;
-        self.send(|facts| {
-            let mut event = facts.event(EventKind::SessionEnd, true);
-            event.error = error.to_owned();
-            event.message = message.to_owned();
-            (event.bytes_in, event.bytes_out) = (Some(bytes.0), Some(bytes.1));
-            event.session_start = keystile_model::audit::timestamp(facts.started());
-            event.session_stop.clone_from(&event.time);
-            event.duration_us = facts.age_us();
-            event
-        });
+        self.hand_on();
+        let now = self.facts.time();
+        let particulars = Particulars {
+            error,
+            message,
+            bytes_in: Some(self.bytes.0),
+            bytes_out: Some(self.bytes.1),
+            session_start: &self.facts.started(),
+            session_stop: &now,
+            duration_us: self.facts.age_us(),
+            ..Particulars::default()
+        };
+        self.sink.send(&self.facts.event_at(&now, EventKind::SessionEnd, true, &particulars));
     }
 
     /// Says that the client sent what is no RESP.
     pub fn malformed(&mut self, text: &str) {
-        self.send(|facts| {
-            let mut event = facts.event(EventKind::MalformedPacket, false);
-            event.error = "malformed".to_owned();
-            event.message = text.to_owned();
-            event
-        });
+        let particulars = Particulars { error: "malformed", message: text, ..Particulars::default() };
+        self.send(EventKind::MalformedPacket, false, &particulars);
     }
 
     #[inline]
@@ -261,15 +265,6 @@ impl Journal {
         self.last = at;
         &mut self.counts[at].1
     }
-}
-
-fn failed_event(facts: &mut Facts, failure: &Failure, repeated: Option<u64>) -> AuditEvent {
-    let mut event = facts.event(EventKind::QueryFailed, false);
-    event.db_query = name_of(failure.label);
-    event.error.clone_from(&failure.code);
-    event.message.clone_from(&failure.message);
-    event.repeated = repeated;
-    event
 }
 
 /// A command's name for people; commands that the table does not know go together.

@@ -50,17 +50,18 @@ impl Outbox {
 
     /// So many bytes to write to, behind what waits; what is put there counts once [`Outbox::put`] says so.
     pub(super) fn room(&mut self, size: usize) -> &mut [u8] {
-        if self.bytes.is_empty() {
-            self.bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        }
         let needed = self.end + size;
         if self.bytes.len() < needed {
-            if self.end == 0 {
-                // The allocator has zeros ready.
-                self.bytes = vec![0; needed.max(LEAST)];
-            } else {
-                self.bytes.resize(needed.max(LEAST), 0);
+            let mut bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+            if bytes.len() < needed {
+                // The allocator has zeros ready. Twice what waits: a peer that does not read is sent more and more.
+                bytes = vec![0; needed.max(LEAST).max(2 * self.end)];
             }
+            let waiting = self.bytes.get(..self.end).unwrap_or_default();
+            if let Some(front) = bytes.get_mut(..self.end) {
+                front.copy_from_slice(waiting);
+            }
+            self.bytes = bytes;
         }
         self.bytes.get_mut(self.end..needed).unwrap_or_default()
     }
