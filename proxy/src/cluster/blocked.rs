@@ -171,6 +171,10 @@ impl ClusterSession {
         if self.waits_for_map || !self.may_send(None) {
             return Ok(Taken::No);
         }
+        let is_kill = incoming.id.is_some_and(|id| id.command().name == "kill");
+        if is_kill && !self.asks_whence(args) {
+            return Ok(Taken::No);
+        }
         let parts = self.parts_of_unblock(incoming, args);
         if parts.is_empty() {
             return self.send_home(incoming);

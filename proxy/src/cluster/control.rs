@@ -315,6 +315,7 @@ impl ClusterSession {
         self.by_place.clear();
         // What they were asked is answered by nobody.
         self.waits_for_map = false;
+        self.whence = super::killed::Whence::default();
         self.barrier = None;
         self.forget_transaction();
         self.forget_subscriptions();

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -64,6 +65,8 @@ pub(super) enum Own {
     Slots,
     /// `CLIENT ID`.
     ClientId,
+    /// `CLIENT LIST ID …`.
+    Whence,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -127,6 +130,8 @@ pub(super) struct Link {
     pausing: Option<(Instant, Duration)>,
     /// The id that the node gave it, as far as known.
     pub(super) client_id: Option<i64>,
+    /// Our address, once the peer has closed it.
+    came_from: Option<SocketAddr>,
 }
 
 impl std::fmt::Debug for Link {
@@ -182,6 +187,7 @@ impl Link {
             collected: None,
             pausing: None,
             client_id: None,
+            came_from: None,
         }
     }
 
@@ -199,6 +205,18 @@ impl Link {
     /// Whether the peer has closed it.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.state, State::Ended)
+    }
+
+    /// Our address, of a link that the peer has closed.
+    pub(super) fn came_from(&self) -> Option<SocketAddr> {
+        self.came_from
+    }
+
+    /// It is of no more use.
+    fn end(&mut self) {
+        if let State::Up(leg) = std::mem::replace(&mut self.state, State::Ended) {
+            self.came_from = leg.local_addr().ok();
+        }
     }
 
     pub(super) fn poll_dial(&mut self, cx: &mut Context<'_>) -> Dialed {
@@ -450,7 +468,7 @@ impl Link {
             Poll::Pending => false,
             Poll::Ready(Ok(1..)) => true,
             Poll::Ready(_) => {
-                self.state = State::Ended;
+                self.end();
                 true
             }
         }
@@ -466,7 +484,7 @@ impl Link {
             let written = leg.write(&self.proof);
             self.proof.clear();
             if written.is_err() {
-                self.state = State::Ended;
+                self.end();
                 return true;
             }
         }
@@ -474,7 +492,7 @@ impl Link {
             let written = leg.write(&self.staged);
             buffers::rest(&mut self.staged);
             if written.is_err() {
-                self.state = State::Ended;
+                self.end();
                 return true;
             }
         }

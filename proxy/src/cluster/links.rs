@@ -223,6 +223,7 @@ impl ClusterSession {
     fn unreachable(&mut self, id: LinkId, why: &str) {
         let Some(link) = self.links.remove(id) else { return };
         self.forget(id);
+        self.whence_lost(&link);
         if link.purpose == Purpose::Replica {
             self.gone_replicas.push(link.node.clone());
         }
@@ -266,8 +267,13 @@ impl ClusterSession {
 
     /// A link has ended and everything that it sent was taken: what it still owes is unknown.
     pub(super) fn lose(&mut self, id: LinkId) -> Result<(), End> {
+        let is_killed = self.is_killed(id);
         let Some(link) = self.links.remove(id) else { return Ok(()) };
         self.forget(id);
+        self.whence_lost(&link);
+        if is_killed {
+            return Err(End::ServerClosed);
+        }
         self.metrics.cluster_links_lost.add(1);
         if self.streaming.as_ref().is_some_and(|streaming| streaming.link == id) {
             // Half a reply cannot be taken back.

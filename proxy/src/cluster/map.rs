@@ -9,6 +9,7 @@ use keystile_model::database::{Database, Endpoint};
 use tokio::time::{Duration, Instant};
 
 use super::blocked::Blocked;
+use super::killed::Killed;
 use super::slots::SlotMap;
 
 /// How long a map counts as fresh; jittered by half of it.
@@ -61,6 +62,8 @@ pub struct SharedMap {
     asked_until: AtomicI64,
     /// Sessions that block.
     pub(super) blocked: Arc<Blocked>,
+    /// Links that were named to be killed.
+    pub(super) killed: Killed,
 }
 
 impl SharedMap {
@@ -74,6 +77,7 @@ impl SharedMap {
             stale_at: AtomicI64::new(0),
             asked_until: AtomicI64::new(-1),
             blocked: Arc::default(),
+            killed: Killed::default(),
         }
     }
 

@@ -25,6 +25,7 @@ mod dialect;
 mod fan;
 mod fanout;
 mod fast;
+mod killed;
 mod link;
 mod links;
 pub mod map;
@@ -67,6 +68,7 @@ use again::Trouble;
 use answers::OneNode;
 use blocked::Blocking;
 use budget::{Purse, Share};
+use killed::Whence;
 use link::{Link, LinkId, Purpose};
 use links::Links;
 use map::SharedMap;
@@ -167,6 +169,8 @@ pub struct ClusterSession {
     blocking: Option<Blocking>,
     /// Whether the db user may ask for its client's id, as far as known.
     may_ask_ids: bool,
+    /// A `CLIENT KILL` by id waits for who it is about.
+    whence: Whence,
     replying: Replying,
     /// Reads go to replicas.
     readonly: bool,
@@ -248,6 +252,7 @@ impl ClusterSession {
             subscriptions: Subscriptions::default(),
             blocking: None,
             may_ask_ids: true,
+            whence: Whence::default(),
             replying: Replying::On,
             readonly: false,
             turn: usize::from(*uuid::Uuid::new_v4().as_bytes().first().unwrap_or(&0)),

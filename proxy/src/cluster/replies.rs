@@ -290,6 +290,10 @@ impl ClusterSession {
                 self.client_id_came(id, bytes);
                 Ok(())
             }
+            Own::Whence => {
+                self.whence_came(id, bytes);
+                Ok(())
+            }
             Own::SignIn => self.signed_in(kind, bytes),
         }
     }

@@ -211,3 +211,46 @@ fn no_question_of_ours_gets_into_a_transaction_behind_a_call_that_blocks_elsewhe
         assert_eq!(blocked.command(&["EXEC"]).await, "[+OK]");
     });
 }
+
+#[test]
+fn a_session_that_is_killed_by_its_id_ends() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let (mut other, mut victim) = (admin(&world).await, admin(&world).await);
+        let there = key_of(&cluster, 1);
+        for resp in ["2", "3"] {
+            let mut bystander = admin(&world).await;
+            for client in [&mut victim, &mut bystander] {
+                assert!(client.command(&["HELLO", resp]).await.contains("mode cluster"));
+                assert_eq!(client.command(&["SET", &there, "x"]).await, "+OK");
+            }
+            let id = id_of(&mut victim).await;
+            // Who may not kill, or names somebody else as well, ends nobody.
+            let mut powerless = world.routed("alice", "sessions", "iam-rw").await;
+            assert!(powerless.command(&["CLIENT", "KILL", "ID", &id]).await.starts_with("-NOPERM"));
+            assert_eq!(other.command(&["CLIENT", "KILL", "ID", &id, "USER", "iam-ro"]).await, ":0");
+            assert_eq!(other.command(&["CLIENT", "KILL", "ID", "999999"]).await, ":0");
+            assert_eq!(victim.command(&["GET", &there]).await, "x");
+            assert_eq!(victim.command(&["CLIENT", "KILL", "ID", &id]).await, ":0", "SKIPME");
+            assert_eq!(victim.command(&["GET", &there]).await, "x");
+            // A call that blocks elsewhere, too: it is the session that ends.
+            victim.send(encoded(&["BLPOP", &format!("{{{there}}}list"), "0"])).await;
+            wait_blocked(&cluster, 1, 1).await;
+            other
+                .send([encoded(&["CLIENT", "KILL", "ID", &id]), encoded(&["ECHO", "behind"])].concat())
+                .await;
+            assert_eq!(other.reply().await, ":1");
+            assert_eq!(other.reply().await, "behind");
+            let last = victim.rest().await;
+            assert!(last.starts_with("-ERR keystile: the cache closed"), "{last}");
+            assert_eq!(bystander.command(&["GET", &there]).await, "x");
+            assert_eq!(other.command(&["GET", &there]).await, "x");
+            victim = admin(&world).await;
+        }
+        // Oneself: the reply comes first.
+        assert_eq!(victim.command(&["GET", &there]).await, "x");
+        let id = id_of(&mut victim).await;
+        assert_eq!(victim.command(&["CLIENT", "KILL", "ID", &id, "SKIPME", "no"]).await, ":1");
+        assert_eq!(victim.rest().await, "");
+    });
+}
