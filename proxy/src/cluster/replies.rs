@@ -78,6 +78,17 @@ impl ClusterSession {
         Ok(())
     }
 
+    /// Passes an answer that has waited here.
+    fn pass_answer(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), End> {
+        if bytes.len() < LARGE {
+            out.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.flush_out(out)?;
+        self.metrics.bytes_out.add(bytes.len() as u64);
+        self.client.write(bytes).map_err(|_| End::ClientFailed)
+    }
+
     fn deliver(&mut self, out: &mut Vec<u8>) -> Result<bool, End> {
         let mut moved = false;
         loop {
@@ -95,7 +106,7 @@ impl ClusterSession {
             let done = match &front.awaiting {
                 Awaiting::Answer(_) => {
                     if let Some(Entry { awaiting: Awaiting::Answer(bytes), muted: false, .. }) = self.pop() {
-                        out.extend_from_slice(&bytes);
+                        self.pass_answer(&bytes, out)?;
                     }
                     true
                 }

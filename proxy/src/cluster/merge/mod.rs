@@ -18,6 +18,9 @@ use keystile_resp::encode;
 use super::plan::Merge;
 use super::value::{Items, Value};
 
+/// Room for the first line of an aggregate.
+const HEADER: usize = 16;
+
 /// A node's reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
@@ -115,7 +118,9 @@ fn any_value<'a>(answers: &[Answer<'a>]) -> &'a [u8] {
 
 fn concat(answers: &[Answer<'_>]) -> Merged {
     let lists = lists(answers)?;
-    let mut out = Vec::new();
+    // Neither grown nor shrunk: either would be another copy.
+    let bytes = lists.iter().map(|items| items.bytes().len()).sum::<usize>();
+    let mut out = Vec::with_capacity(bytes + HEADER);
     header_like(&mut out, answers, lists.iter().map(Items::len).sum());
     lists.iter().for_each(|items| out.extend_from_slice(items.bytes()));
     Ok(out)
@@ -135,7 +140,7 @@ fn lists<'a>(answers: &[Answer<'a>]) -> Result<Vec<Items<'a>>, Failure> {
 
 /// An aggregate of these children, of the kind of the first reply.
 fn listed(answers: &[Answer<'_>], items: &[&[u8]]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(items.iter().map(|item| item.len()).sum::<usize>() + 16);
+    let mut out = Vec::with_capacity(items.iter().map(|item| item.len()).sum::<usize>() + HEADER);
     header_like(&mut out, answers, items.len());
     items.iter().for_each(|item| out.extend_from_slice(item));
     out

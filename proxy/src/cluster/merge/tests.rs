@@ -157,3 +157,14 @@ fn info_is_summed_where_it_counts() {
     );
     assert_eq!(merged(Merge::Info, &[&a, &b]), expected);
 }
+
+#[test]
+fn long_lists_are_copied_once() {
+    let reply = format!("*1000\r\n{}", "$3\r\nkey\r\n".repeat(1_000));
+    let answers =
+        [Answer { node: "a", reply: reply.as_bytes() }, Answer { node: "b", reply: reply.as_bytes() }];
+    for how in [Merge::Concat, Merge::Distinct] {
+        let merged = merge(how, &answers, usize::MAX);
+        assert!(merged.capacity() - merged.len() <= 16, "{how:?}: {} of {}", merged.len(), merged.capacity());
+    }
+}
