@@ -123,7 +123,9 @@ mod tests {
     #[test]
     fn lines_are_taken_in_their_order_and_counted() {
         let queue = Queue::default();
-        assert!(queue.add_event(b"one\n") && queue.add_commands(b"two\nthree\n", 2) && queue.add_event(b"four\n"));
+        assert!(
+            queue.add_event(b"one\n") && queue.add_commands(b"two\nthree\n", 2) && queue.add_event(b"four\n")
+        );
         let amount = Amount { events: 2, commands: 2, command_bytes: 10 };
         assert_eq!(take(&queue), (Some(amount), b"one\ntwo\nthree\nfour\n".to_vec()));
         assert!(queue.add_event(b"five\n"));
@@ -143,7 +145,10 @@ mod tests {
             assert_eq!(queue.add_event(b"an event\n"), number < MOST_EVENTS, "{number}");
         }
         take(&queue);
-        assert!(!queue.add_commands(b"y\n", 1) && !queue.add_event(b"z\n"), "what is not written waits still");
+        assert!(
+            !queue.add_commands(b"y\n", 1) && !queue.add_event(b"z\n"),
+            "what is not written waits still"
+        );
         queue.done();
         assert!(queue.add_commands(b"y\n", 1) && queue.add_event(b"z\n"));
     }

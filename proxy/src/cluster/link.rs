@@ -1,5 +1,9 @@
 //! One connection of a session to a node: what was sent on it, what it owes, what it sent.
 
+mod owed;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -10,9 +14,11 @@ use keystile_model::database::Endpoint;
 use keystile_resp::reply::{Limits, ReplyError, ReplyScanner, Step};
 use tokio::time::{Duration, Instant, Sleep};
 
+use owed::Owed;
+pub(super) use owed::{Own, Whisper};
+
 use super::again::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::buffers;
-use crate::session::expected::Topic;
 use crate::session::leg::Leg;
 
 /// A link's place in its session.
@@ -46,45 +52,6 @@ pub(super) enum Purpose {
     Replica,
     /// Commands that are sent again, while the main link still owes replies to later ones.
     Detour,
-}
-
-/// A question of ours, whose reply nobody sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Own {
-    /// AUTH with the client's own password, on a new link: nothing else is sent before it is taken.
-    Proof,
-    /// `ASKING`, and whatever else simply has to be swallowed.
-    Swallow,
-    /// Something without which the link is no use to the session: an error loses it.
-    Needed,
-    /// `HELLO 3` for the sake of a RESP2 client's subscriptions.
-    Lift,
-    /// AUTH of ours, again.
-    SignIn,
-    /// `CLUSTER SLOTS`.
-    Slots,
-    /// `CLIENT ID`.
-    ClientId,
-    /// `CLIENT LIST ID …`.
-    Whence,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Owed {
-    Client(u32),
-    Own(Own),
-    Whisper(Whisper),
-}
-
-/// A (un)subscription of ours: its confirmations nobody sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Whisper {
-    /// What it is about.
-    pub(super) topic: Topic,
-    /// Whether it subscribes.
-    pub(super) adds: bool,
-    /// Confirmations that are to come, one for each name; or else a single error.
-    pub(super) left: usize,
 }
 
 enum State {
@@ -340,79 +307,6 @@ impl Link {
         self.owed.push_back(Owed::Whisper(whisper));
     }
 
-    /// The (un)subscription of ours whose confirmation or error is to come next.
-    pub(super) fn owes_whisper(&self) -> Option<Whisper> {
-        match self.owed.front() {
-            Some(Owed::Whisper(whisper)) => Some(*whisper),
-            _ => None,
-        }
-    }
-
-    /// Whether the answer to a `SUNSUBSCRIBE` of ours may still come although it was taken for answered.
-    #[inline]
-    pub(super) fn is_doubtful(&self) -> bool {
-        self.doubtful
-    }
-
-    /// A confirmation came that the client does not await.
-    pub(super) fn confirmed(&mut self, topic: Topic, adds: bool) {
-        let Some(Owed::Whisper(whisper)) = self.owed.front_mut() else { return };
-        if (whisper.topic, whisper.adds) != (topic, adds) {
-            return;
-        }
-        whisper.left = whisper.left.saturating_sub(1);
-        if whisper.left == 0 {
-            self.settle();
-            self.doubtful = topic == Topic::Shard && !adds;
-        }
-    }
-
-    /// Whether the next reply is to a question of ours, and which.
-    pub(super) fn owes_own(&self) -> Option<Own> {
-        match self.owed.front() {
-            Some(Owed::Own(own)) => Some(*own),
-            _ => None,
-        }
-    }
-
-    /// Whether the next reply is to a command of the client's.
-    #[inline]
-    pub(super) fn owes_client(&self) -> bool {
-        matches!(self.owed.front(), Some(Owed::Client(_)))
-    }
-
-    /// Whether it owes the client any reply.
-    pub(super) fn has_work(&self) -> bool {
-        self.owed.iter().any(|owed| matches!(owed, Owed::Client(_)))
-    }
-
-    /// Whether a command of this place in the client's order, number and part, comes behind all that is owed.
-    pub(super) fn comes_last(&self, place: (u64, usize)) -> bool {
-        self.last < place || !self.has_work()
-    }
-
-    /// Whether it owes an answer to this question.
-    pub(super) fn is_asked(&self, what: Own) -> bool {
-        self.owed.iter().any(|owed| *owed == Owed::Own(what))
-    }
-
-    /// Whether anything is owed at all.
-    pub(super) fn owes(&self) -> bool {
-        !self.owed.is_empty()
-    }
-
-    /// One reply was taken.
-    #[inline]
-    pub(super) fn settle(&mut self) {
-        self.doubtful = false;
-        match self.owed.front_mut() {
-            Some(Owed::Client(count)) if *count > 1 => *count -= 1,
-            _ => {
-                self.owed.pop_front();
-            }
-        }
-    }
-
     /// What lies next in what was received.
     #[inline]
     pub(super) fn peek(&mut self) -> Result<Step, ReplyError> {
@@ -509,74 +403,5 @@ impl Link {
     /// Sends what waits, as far as that goes.
     pub(super) async fn flush(&mut self) {
         std::future::poll_fn(|cx| if self.poll_flush(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_owed_is_settled_in_order() {
-        let endpoint = Endpoint { host: "localhost".to_owned(), port: 1 };
-        let mut link = Link::dialing(endpoint, Purpose::Main, Box::pin(std::future::pending()));
-        link.send(b"a", 1, 0);
-        link.send(b"b", 2, 0);
-        link.ask(b"q", Own::Slots);
-        link.send(b"c", 3, 0);
-        link.greet(b"hello", 1);
-        assert_eq!(link.staged, b"helloabqc");
-        assert_eq!(link.owes_own(), Some(Own::Needed));
-        link.settle();
-        assert!(link.owes_client() && link.is_asked(Own::Slots) && link.has_work());
-        link.settle();
-        link.settle();
-        assert_eq!((link.owes_own(), link.last), (Some(Own::Slots), (3, 0)));
-        link.settle();
-        link.settle();
-        assert!(!link.owes());
-    }
-
-    #[test]
-    fn nothing_of_ours_comes_between_the_bytes_of_a_request() {
-        let endpoint = Endpoint { host: "localhost".to_owned(), port: 1 };
-        let mut link = Link::dialing(endpoint, Purpose::Main, Box::pin(std::future::pending()));
-        link.send(b"<head", 1, 0);
-        link.begin_request();
-        link.ask(b"[ask]", Own::Slots);
-        link.send_more(b" body");
-        link.whisper(b"[whisper]", Whisper { topic: Topic::Channel, adds: true, left: 1 });
-        link.send(b"[send]", 2, 0);
-        assert_eq!(link.staged, b"<head body");
-        link.send_more(b" end>");
-        link.end_request();
-        link.ask(b"[later]", Own::Swallow);
-        assert_eq!(link.staged, b"<head body end>[ask][whisper][send][later]");
-        assert!(link.owes_client());
-        link.settle();
-        assert_eq!(link.owes_own(), Some(Own::Slots));
-    }
-
-    #[test]
-    fn confirmations_are_counted_in_their_place() {
-        let endpoint = Endpoint { host: "localhost".to_owned(), port: 1 };
-        let mut link = Link::dialing(endpoint, Purpose::Main, Box::pin(std::future::pending()));
-        let whisper = Whisper { topic: Topic::Channel, adds: true, left: 2 };
-        link.send(b"a", 1, 0);
-        link.whisper(b"w", whisper);
-        link.whisper(b"u", Whisper { topic: Topic::Shard, adds: false, left: 1 });
-        link.send(b"b", 2, 0);
-        link.confirmed(Topic::Channel, true);
-        assert!(link.owes_client() && link.owes_whisper().is_none(), "the client's comes first");
-        link.settle();
-        link.confirmed(Topic::Shard, false);
-        assert_eq!(link.owes_whisper(), Some(whisper), "another one");
-        link.confirmed(Topic::Channel, true);
-        link.confirmed(Topic::Channel, true);
-        assert!(!link.is_doubtful() && link.owes_whisper().is_some_and(|next| !next.adds));
-        link.confirmed(Topic::Shard, false);
-        assert!(link.is_doubtful() && link.owes_client());
-        link.settle();
-        assert!(!link.is_doubtful() && !link.owes());
     }
 }

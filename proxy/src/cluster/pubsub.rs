@@ -7,61 +7,54 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use keystile_resp::encode;
-use keystile_resp::reply::{Frame, is_subscriber_message};
 use keystile_resp::slot;
-use tokio::time::{Duration, Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::dialect::refuses_to_leave;
-use super::link::{LinkId, Own, Purpose, Whisper};
+use super::link::{LinkId, Whisper};
 use super::order::{Awaiting, Entry, Meaning, NO_SLOT};
 use super::plan::CROSS_SLOT;
 use super::requests::{Incoming, NOBODY, Taken};
 use super::rest::Rest;
-use super::slots::Redirect;
-use super::value::Value;
 use super::{Barrier, ClusterSession};
+use crate::session::End;
 use crate::session::expected::{Label, Topic};
 use crate::session::judge::Refused;
-use crate::session::subscriber::{for_resp2, refusal_for_a_subscriber};
-use crate::session::{End, Standing};
+use crate::session::subscriber::refusal_for_a_subscriber;
 
 /// Names that a session may be subscribed to.
 const MOST_NAMES: usize = 64 * 1024;
 /// Bytes that these names may have together.
 const MOST_NAME_BYTES: usize = 1024 * 1024;
-/// The pause before a subscription that has lost its node is placed again, and before the next try.
-const PLACE_AGAIN: Duration = Duration::from_millis(100);
 /// What the channels of keyspace events begin with.
-const KEYSPACE: &[u8] = b"__key";
+pub(super) const KEYSPACE: &[u8] = b"__key";
 
-type Names = BTreeMap<Box<[u8]>, Option<LinkId>>;
+pub(super) type Names = BTreeMap<Box<[u8]>, Option<LinkId>>;
 
 /// What a session is subscribed to, and on which link; `None` while it has none.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
-    channels: Names,
-    patterns: Names,
-    shards: Names,
+    pub(super) channels: Names,
+    pub(super) patterns: Names,
+    pub(super) shards: Names,
     /// Bytes of all these names.
-    bytes: usize,
+    pub(super) bytes: usize,
     /// The link on which all names that may match keyspace events were subscribed to, if it is one. It stays that one
     /// when home moves.
-    all_at: Option<LinkId>,
+    pub(super) all_at: Option<LinkId>,
     /// The other links on which such names are subscribed to: all of them but the fresh ones.
-    everywhere: Vec<LinkId>,
+    pub(super) everywhere: Vec<LinkId>,
     /// Such names that were subscribed to at home since.
-    fresh: Vec<(Topic, Box<[u8]>)>,
+    pub(super) fresh: Vec<(Topic, Box<[u8]>)>,
     /// Set while a name has no link.
-    timer: Option<Pin<Box<Sleep>>>,
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Subscriptions {
-    fn names(&mut self, topic: Topic) -> &mut Names {
+    pub(super) fn names(&mut self, topic: Topic) -> &mut Names {
         match topic {
             Topic::Channel => &mut self.channels,
             Topic::Pattern => &mut self.patterns,
@@ -69,7 +62,7 @@ impl Subscriptions {
         }
     }
 
-    fn add(&mut self, topic: Topic, name: &[u8], link: LinkId) {
+    pub(super) fn add(&mut self, topic: Topic, name: &[u8], link: LinkId) {
         if may_be_keyspace(topic, name) {
             let is_where_all_are = !self.keyspace() || self.all_at == Some(link);
             self.all_at = Some(link).filter(|_| is_where_all_are);
@@ -83,14 +76,14 @@ impl Subscriptions {
     }
 
     /// Takes a name out; gives the link on which it was.
-    fn remove(&mut self, topic: Topic, name: &[u8]) -> Option<LinkId> {
+    pub(super) fn remove(&mut self, topic: Topic, name: &[u8]) -> Option<LinkId> {
         let place = self.names(topic).remove(name)?;
         self.bytes = self.bytes.saturating_sub(name.len());
         place
     }
 
     /// The count in a confirmation.
-    fn count(&self, topic: Topic) -> usize {
+    pub(super) fn count(&self, topic: Topic) -> usize {
         match topic {
             Topic::Shard => self.shards.len(),
             Topic::Channel | Topic::Pattern => self.channels.len() + self.patterns.len(),
@@ -103,21 +96,21 @@ impl Subscriptions {
     }
 
     /// All names that may match keyspace events.
-    fn keyspace_names(&self) -> Vec<(Topic, Box<[u8]>)> {
+    pub(super) fn keyspace_names(&self) -> Vec<(Topic, Box<[u8]>)> {
         let channels = self.channels.keys().map(|name| (Topic::Channel, name));
         let patterns = self.patterns.keys().map(|name| (Topic::Pattern, name));
         let all = channels.chain(patterns).filter(|(topic, name)| may_be_keyspace(*topic, name));
         all.map(|(topic, name)| (topic, name.clone())).collect()
     }
 
-    fn keyspace(&self) -> bool {
+    pub(super) fn keyspace(&self) -> bool {
         self.channels.keys().any(|name| may_be_keyspace(Topic::Channel, name))
             || self.patterns.keys().any(|name| may_be_keyspace(Topic::Pattern, name))
     }
 }
 
 /// Whether a name can match the channel of a keyspace event.
-fn may_be_keyspace(topic: Topic, name: &[u8]) -> bool {
+pub(super) fn may_be_keyspace(topic: Topic, name: &[u8]) -> bool {
     let special = |byte: &u8| matches!(byte, b'*' | b'?' | b'[' | b'\\');
     let plain = match topic {
         Topic::Shard => return false,
@@ -128,7 +121,7 @@ fn may_be_keyspace(topic: Topic, name: &[u8]) -> bool {
     name.get(..compared) == KEYSPACE.get(..compared) && (compared == KEYSPACE.len() || plain < name.len())
 }
 
-fn word(topic: Topic, adds: bool) -> &'static str {
+pub(super) fn word(topic: Topic, adds: bool) -> &'static str {
     match (topic, adds) {
         (Topic::Channel, true) => "subscribe",
         (Topic::Channel, false) => "unsubscribe",
@@ -140,25 +133,12 @@ fn word(topic: Topic, adds: bool) -> &'static str {
 }
 
 /// A subscription to these names.
-fn request_of(topic: Topic, names: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<u8> {
+pub(super) fn request_of(topic: Topic, names: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<u8> {
     let mut request = Vec::new();
     let mut words = vec![word(topic, true).to_ascii_uppercase().into_bytes()];
     words.extend(names.map(|name| name.as_ref().to_vec()));
     encode::request(&mut request, &words);
     request
-}
-
-/// What a confirmation confirms.
-fn confirmed(first: &[u8]) -> Option<(Topic, bool)> {
-    let all = [Topic::Channel, Topic::Pattern, Topic::Shard];
-    let all = all.into_iter().flat_map(|topic| [(topic, true), (topic, false)]);
-    all.into_iter().find(|(topic, adds)| word(*topic, *adds).as_bytes() == first)
-}
-
-/// Whether an array has the form of a confirmation: its word, a name, a count.
-fn is_confirmation(bytes: &[u8]) -> bool {
-    let mut items = Value::read(bytes).and_then(|value| value.items()).into_iter().flatten();
-    items.nth(2).and_then(Value::read).and_then(|count| count.integer()).is_some() && items.next().is_none()
 }
 
 impl ClusterSession {
@@ -227,7 +207,7 @@ impl ClusterSession {
     }
 
     /// Asks for the first of these shard channels, and all behind it that are of the same slot.
-    fn subscribe_run(&mut self, label: Label, muted: bool, mut names: Box<Rest>) {
+    pub(super) fn subscribe_run(&mut self, label: Label, muted: bool, mut names: Box<Rest>) {
         let (slot, asked) = names.take_run();
         let left = u32::try_from(asked.len()).ok();
         let rest = (!names.is_empty()).then_some(names);
@@ -294,7 +274,7 @@ impl ClusterSession {
     }
 
     /// A confirmation of ours.
-    fn confirm(&self, out: &mut Vec<u8>, topic: Topic, adds: bool, name: Option<&[u8]>) {
+    pub(super) fn confirm(&self, out: &mut Vec<u8>, topic: Topic, adds: bool, name: Option<&[u8]>) {
         out.extend_from_slice(if self.settings.resp3 { b">3\r\n" } else { b"*3\r\n" });
         encode::bulk(out, word(topic, adds).as_bytes());
         match name {
@@ -322,313 +302,6 @@ impl ClusterSession {
         self.answer_error(incoming, &words)
     }
 
-    /// Whether a frame answers nothing: a message, or a confirmation.
-    pub(super) fn is_message(&mut self, id: LinkId, frame: &Frame) -> bool {
-        if frame.marker != b'*' {
-            return false;
-        }
-        let awaits = matches!(
-            self.order.front(),
-            Some(front) if matches!(front.meaning, Meaning::Acks { .. })
-                && matches!(front.awaiting, Awaiting::Link(at) if at == id)
-        );
-        let hears = awaits || !self.subscriptions.is_empty();
-        let resp2 = !self.settings.resp3;
-        let Some(link) = self.links.get(id) else { return false };
-        let bytes = link.bytes(frame.len);
-        let text = frame.text(bytes).unwrap_or_default();
-        // What a link says to a (un)subscription of ours depends on the protocol that it spoke then.
-        let expected = (resp2 && hears) || link.owes_whisper().is_some();
-        (expected && is_subscriber_message(text))
-            || (resp2 && link.is_doubtful() && text == b"sunsubscribe" && is_confirmation(bytes))
-    }
-
-    /// A message, a confirmation, an invalidation: what becomes of it.
-    pub(super) fn message(&mut self, id: LinkId, frame: &Frame, out: &mut Vec<u8>) -> Result<(), End> {
-        let Some(link) = self.links.get(id) else { return Ok(()) };
-        let mut bytes = link.bytes(frame.len).to_vec();
-        let first = frame.text(&bytes).unwrap_or_default();
-        let passes = match (confirmed(first), first) {
-            (Some((topic, adds)), _) => self.acknowledged(id, topic, adds, &bytes)?,
-            (None, b"message") => self.is_wanted(id, Topic::Channel, &bytes),
-            (None, b"pmessage") => self.is_wanted(id, Topic::Pattern, &bytes),
-            (None, b"smessage") => self.is_wanted(id, Topic::Shard, &bytes),
-            _ => true,
-        };
-        if passes && !self.settings.resp3 {
-            let word = frame.text(&bytes).unwrap_or_default();
-            bytes = for_resp2(word, &bytes, self.is_subscriber2()).unwrap_or_default();
-        }
-        if passes {
-            self.journal.pushed(bytes.len());
-            out.extend_from_slice(&bytes);
-        }
-        out.append(&mut self.pushes);
-        Ok(())
-    }
-
-    /// Whether a message is for the client: it may be on its way when the client unsubscribes, and other links
-    /// than the home one are there for keyspace events alone.
-    fn is_wanted(&self, id: LinkId, topic: Topic, bytes: &[u8]) -> bool {
-        let mut items = Value::read(bytes).and_then(|value| value.items()).into_iter().flatten().skip(1);
-        let mut next = || Some(Value::read(items.next()?)?.text()?.to_vec());
-        let Some(name) = next() else { return true };
-        let (names, channel) = match topic {
-            Topic::Shard => return self.subscriptions.shards.contains_key(name.as_slice()),
-            Topic::Channel => (&self.subscriptions.channels, Some(name.clone())),
-            Topic::Pattern => (&self.subscriptions.patterns, next()),
-        };
-        let is_event = channel.is_some_and(|channel| channel.starts_with(KEYSPACE));
-        names.get(name.as_slice()).is_some_and(|home| is_event || *home == Some(id))
-    }
-
-    /// A confirmation came; whether the client gets it as it is.
-    fn acknowledged(&mut self, id: LinkId, topic: Topic, adds: bool, bytes: &[u8]) -> Result<bool, End> {
-        let mut items = Value::read(bytes).and_then(|value| value.items()).into_iter().flatten();
-        let name: Option<Box<[u8]>> =
-            items.nth(1).and_then(Value::read).and_then(|value| value.text().map(Box::from));
-        let whispered = self.links.get(id).is_some_and(|link| link.owes_whisper().is_some());
-        let awaited = match self.order.front() {
-            Some(front) if !whispered && matches!(front.awaiting, Awaiting::Link(at) if at == id) => {
-                match &mut front.meaning {
-                    Meaning::Acks { topic: awaited, left: Some(left), .. } if adds && *awaited == topic => {
-                        *left = left.saturating_sub(1);
-                        Some(*left == 0)
-                    }
-                    _ => None,
-                }
-            }
-            _ => None,
-        };
-        let Some(done) = awaited else {
-            let held = name.and_then(|name| self.subscriptions.shards.get_mut(&name));
-            match held {
-                // Nobody asked for it: the slot has moved.
-                Some(place) if topic == Topic::Shard && !adds && *place == Some(id) => {
-                    *place = None;
-                    self.shared_map.expire();
-                    self.place_soon();
-                }
-                _ => {
-                    if let Some(link) = self.links.get(id) {
-                        link.confirmed(topic, adds);
-                    }
-                }
-            }
-            return Ok(false);
-        };
-        let name = name
-            .ok_or_else(|| End::ServerMalformed("a node confirmed a subscription to nothing".to_owned()))?;
-        self.subscriptions.add(topic, &name, id);
-        let mut own = Vec::new();
-        self.confirm(&mut own, topic, true, Some(&name));
-        self.pushes.extend_from_slice(&own);
-        if done {
-            if let Some(link) = self.links.get(id) {
-                link.settle();
-            }
-            let answered = self.pop();
-            if topic != Topic::Shard {
-                self.place_everywhere();
-            }
-            if let Some(Entry { meaning: Meaning::Acks { rest: Some(rest), .. }, label, muted, .. }) =
-                answered
-            {
-                self.subscribe_run(label, muted, rest);
-            }
-        }
-        Ok(false)
-    }
-
-    /// A link on which a RESP2 client subscribes is given RESP3, in which AUTH is allowed beside messages; these
-    /// are told to the client in its own form. Where the db user may not, it stays as it is.
-    fn lift(&mut self, id: LinkId) {
-        let needed = !self.settings.resp3 && matches!(self.standing, Standing::Ours(_));
-        if let Some(link) = self.links.get(id).filter(|link| needed && !link.lifted) {
-            link.lifted = true;
-            link.ask(b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n", Own::Lift);
-        }
-    }
-
-    /// The beginning of a push that is too long to be looked at as a whole. Whether its rest passes, too.
-    pub(super) fn begin_long_push(&mut self, id: LinkId, frame: &Frame, out: &mut Vec<u8>) -> bool {
-        let (resp3, is_subscriber) = (self.settings.resp3, self.is_subscriber2());
-        let Some(link) = self.links.get(id) else { return false };
-        let bytes = link.bytes(frame.len);
-        let word = frame.text(bytes).unwrap_or_default();
-        let begin = if resp3 { Some(bytes.to_vec()) } else { for_resp2(word, bytes, is_subscriber) };
-        let Some(begin) = begin else { return false };
-        self.journal.pushed(begin.len());
-        out.extend_from_slice(&begin);
-        true
-    }
-
-    /// Where nothing is subscribed to any more, or nothing was, the links speak as the client does.
-    pub(super) fn lower(&mut self) {
-        if !self.subscriptions.is_empty() {
-            return;
-        }
-        let resp3 = self.settings.resp3;
-        for (_, link) in self.links.iter_mut() {
-            if std::mem::take(&mut link.lifted) && !resp3 {
-                link.ask(b"*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n", Own::Needed);
-            }
-        }
-    }
-
-    /// Whether AUTH is allowed on every link beside what it is subscribed to.
-    pub(super) fn may_auth_beside_subscriptions(&mut self) -> bool {
-        if !self.is_subscriber2() {
-            return true;
-        }
-        for id in self.links.ids() {
-            let subscribed = self.is_subscribed_on(id);
-            if subscribed && self.links.get(id).is_some_and(|link| !link.lifted) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Names that may match keyspace events are subscribed to at each primary: the fresh ones where the others are
-    /// already, else all.
-    fn place_everywhere(&mut self) {
-        let fresh = std::mem::take(&mut self.subscriptions.fresh);
-        if !self.subscriptions.keyspace() {
-            return;
-        }
-        let all_at = self.subscriptions.all_at;
-        let nodes: Vec<_> = self.map.primaries().cloned().collect();
-        let links: Vec<LinkId> = nodes.iter().filter_map(|node| self.link_of(node, Purpose::Main)).collect();
-        links.iter().for_each(|id| self.lift(*id));
-        for id in links.into_iter().filter(|id| Some(*id) != all_at) {
-            let names = if self.subscriptions.everywhere.contains(&id) {
-                fresh.clone()
-            } else {
-                // Whatever becomes of its node, it stays in the list until it is gone or told to leave them.
-                self.subscriptions.everywhere.push(id);
-                self.subscriptions.keyspace_names()
-            };
-            let Some(link) = self.links.get(id) else { continue };
-            for topic in [Topic::Channel, Topic::Pattern] {
-                let names: Vec<_> =
-                    names.iter().filter(|(of, _)| *of == topic).map(|(_, name)| name).collect();
-                if !names.is_empty() {
-                    let whisper = Whisper { topic, adds: true, left: names.len() };
-                    link.whisper(&request_of(topic, names.into_iter()), whisper);
-                }
-            }
-        }
-    }
-
-    /// A link is gone, and the subscriptions that it held.
-    pub(super) fn subscriptions_lost(&mut self, id: LinkId) {
-        let lost = |names: &mut Names| {
-            names.values_mut().filter(|place| **place == Some(id)).map(|place| *place = None).count()
-        };
-        let subscriptions = &mut self.subscriptions;
-        let count = lost(&mut subscriptions.channels)
-            + lost(&mut subscriptions.patterns)
-            + lost(&mut subscriptions.shards);
-        let everywhere = subscriptions.everywhere.len();
-        subscriptions.everywhere.retain(|at| *at != id);
-        subscriptions.all_at = subscriptions.all_at.filter(|at| *at != id);
-        if count > 0 || everywhere != subscriptions.everywhere.len() {
-            self.place_soon();
-        }
-    }
-
-    /// There may be new primaries.
-    pub(super) fn subscriptions_follow_map(&mut self) {
-        if self.subscriptions.keyspace() {
-            self.place_soon();
-        }
-    }
-
-    fn place_soon(&mut self) {
-        if self.subscriptions.timer.is_none() {
-            self.subscriptions.timer = Some(Box::pin(tokio::time::sleep_until(Instant::now() + PLACE_AGAIN)));
-        }
-    }
-
-    /// Places subscriptions that have no link, when it is time. True where something happened.
-    pub(super) fn poll_subscriptions(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(timer) = &mut self.subscriptions.timer else { return false };
-        if timer.as_mut().poll(cx) == Poll::Pending {
-            return false;
-        }
-        self.subscriptions.timer = None;
-        self.ask_for_map_in_trouble();
-        self.follow_map();
-        for topic in [Topic::Channel, Topic::Pattern, Topic::Shard] {
-            let names: Vec<Box<[u8]>> = self
-                .subscriptions
-                .names(topic)
-                .iter()
-                .filter(|(_, place)| place.is_none())
-                .map(|(name, _)| name.clone())
-                .collect();
-            for name in names {
-                self.place(topic, &name);
-            }
-        }
-        self.place_everywhere();
-        true
-    }
-
-    fn place(&mut self, topic: Topic, name: &[u8]) {
-        let link = match topic {
-            Topic::Shard => self.link_of_slot(slot::of_key(name)),
-            Topic::Channel | Topic::Pattern => self.home_link(),
-        };
-        if let Some(id) = link {
-            self.lift(id);
-        }
-        let Some((id, link)) = link.and_then(|id| Some((id, self.links.get(id)?))) else {
-            return self.place_soon();
-        };
-        link.whisper(&request_of(topic, [name].iter()), Whisper { topic, adds: true, left: 1 });
-        if let Some(place) = self.subscriptions.names(topic).get_mut(name) {
-            *place = Some(id);
-        }
-    }
-
-    /// The answer to a (un)subscription of ours is an error.
-    pub(super) fn whisper_refused(&mut self, id: LinkId, text: &[u8]) -> Result<(), End> {
-        let Some(link) = self.links.get(id) else { return Ok(()) };
-        let Some(whisper) = link.owes_whisper() else { return Ok(()) };
-        link.settle();
-        match Redirect::read(text, &link.node) {
-            Some(redirect) => {
-                let mut shards = self.subscriptions.shards.iter();
-                let asked = |name: &[u8], place: Option<LinkId>| {
-                    place == Some(id) && slot::of_key(name) == redirect.slot
-                };
-                if whisper.topic == Topic::Shard && shards.any(|(name, place)| asked(name, *place)) {
-                    self.learn(&redirect);
-                } else {
-                    self.shared_map.expire();
-                }
-            }
-            // It may still be subscribed: what comes then would look like replies.
-            None if !whisper.adds && !self.settings.resp3 => return self.lose(id),
-            // What it has of the names for all primaries is not known: all of them are sent again.
-            None if whisper.adds => self.subscriptions.everywhere.retain(|at| *at != id),
-            None => {}
-        }
-        for (name, place) in &mut self.subscriptions.shards {
-            let moved = self
-                .map
-                .primary(slot::of_key(name))
-                .is_none_or(|node| self.links.get(id).is_none_or(|link| link.node != *node));
-            if *place == Some(id) && moved {
-                *place = None;
-            }
-        }
-        self.place_soon();
-        Ok(())
-    }
-
     /// Nothing is subscribed to.
     pub(super) fn forget_subscriptions(&mut self) {
         self.subscriptions = Subscriptions::default();
@@ -641,13 +314,6 @@ impl ClusterSession {
             || on(&self.subscriptions.patterns)
             || on(&self.subscriptions.shards)
             || self.subscriptions.everywhere.contains(&id)
-    }
-
-    /// Whatever the client has cached may be stale.
-    pub(super) fn flush_tracked(&mut self) {
-        if self.settings.resp3 {
-            self.pushes.extend_from_slice(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
-        }
     }
 }
 
@@ -671,7 +337,5 @@ mod tests {
         ] {
             assert_eq!(may_be_keyspace(topic, name.as_bytes()), may, "{name}");
         }
-        assert!(matches!(confirmed(b"psubscribe"), Some((Topic::Pattern, true))));
-        assert!(confirmed(b"message").is_none());
     }
 }

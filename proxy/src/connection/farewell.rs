@@ -89,7 +89,9 @@ pub(super) fn note_refusal(shared: &Shared, facts: &mut Facts, refusal: &Refusal
     if let Refusal::Limit { limit, .. } = refusal {
         let who = match *limit {
             "failed_sign_ins" => facts.about().remote.clone(),
-            "database" => facts.about().database.as_ref().map(|known| known.name.to_string()).unwrap_or_default(),
+            "database" => {
+                facts.about().database.as_ref().map(|known| known.name.to_string()).unwrap_or_default()
+            }
             _ => facts.about().user.clone(),
         };
         note_limit(shared, limit, &who);
