@@ -3,6 +3,7 @@
 All of them go through the same process as the plain route, as other people or to another database."""
 
 import json
+import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,6 @@ AUDITED_ROLE = {
     "spec": {"allow": {"db_labels": {"*": "*"}, "db_users": ["iam-rw"]}, "options": {"audit": "commands"}},
 }
 AUDITED = "dave"
-# A proxy with as many threads as the relay.
-ONE_WORKER = "one worker"
 # Until the proxy has heard of a new role.
 PATIENCE_SECONDS = 30
 
@@ -58,6 +57,14 @@ def audited_user(ground):
 def targets(ground, plain):
     """One for each extra."""
     return [ground.same_proxy(extra.name, plain, extra.person, extra.database) for extra in EXTRAS]
+
+
+def decide(ground):
+    """Pairs: roles that a user holds, and microseconds for a decision."""
+    done = subprocess.run([ground.bench, "decide"], text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise Failed(f"keystile-bench decide: {done.stderr.strip()}")
+    return json.loads(done.stdout)
 
 
 def fill(ground, target):

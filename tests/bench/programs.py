@@ -158,14 +158,15 @@ class Ground:
         return Target("direct", Client(int(port), host, Path(self.env["CACHE_CA_FILE"]), user="static-app"),
                       pid=pids[0])
 
-    def relay(self):
+    def relay(self, name="relay", threads=1):
         made, port = self.work / "certificates", free_port()
         client = Client(port, "localhost", made / "ca.pem", made / "client.pem", made / "client.key",
                         user="static-app")
         command = [self.bench, "relay", "--listen", f"127.0.0.1:{port}", "--cert", made / "server.pem",
                    "--key", made / "server.key", "--client-ca", made / "ca.pem",
-                   "--server", self.env["ORDERS_ADDR"], "--server-ca", self.env["CACHE_CA_FILE"]]
-        return Target("relay", client, command=command, log=self.work / "relay.log")
+                   "--server", self.env["ORDERS_ADDR"], "--server-ca", self.env["CACHE_CA_FILE"],
+                   "--threads", str(threads)]
+        return Target(name, client, command=command, log=self.work / f"{name}.log")
 
     def keystile(self, name="keystile", **settings):
         """One more proxy beside the world's, with the first one's environment, these settings and a port of its

@@ -105,18 +105,34 @@ def text(results):
     return "\n".join(parts)
 
 
-def one_worker(results, name):
-    """The set-up rows again, of a proxy with one thread."""
-    header = ["with one thread, as the relay", *results.names, "÷ relay", "rounds", "must", "aim", ""]
-    rows = [row for row in ROWS if row.metric.startswith("setup_")]
-    parts = [aligned([header, *(_line(results, row, name) for row in rows)])]
+def threads(results):
+    """The set-up rows again, each pair with as many threads."""
+    parts = []
+    for title, relay, keystile in (("one thread each", *results.names[:2]), ("a thread a core", *results.names[2:])):
+        header = [title, "relay", "keystile", "÷ relay", "rounds", "must", "aim", ""]
+        rows = [row for row in ROWS if row.metric.startswith("setup_")]
+        parts.append(aligned([header, *(_line(results, row, keystile, relay) for row in rows)]))
     parts += [f"INVALID {target}: {problem}" for target, told in results.problems.items() for problem in told]
-    return "\n".join(parts)
+    return "\n\n".join(parts)
 
 
-def _line(results, row, over="keystile"):
-    cells = [_number(results.median(name, row.metric), row.digits) for name in results.names]
-    ratios = results.ratios(row.metric, over)
+def decided(seen):
+    """What a decision at connect costs, in µs; see docs/PERFORMANCE.md."""
+    lines = [["deciding at connect, 1,000 roles and 5,000 databases", "µs", "must", "aim", ""]]
+    for number, micros in seen:
+        roles = f"a user with {number:,} role" + ("" if number == 1 else "s")
+        if number == 1_000:
+            lines.append([roles, f"{micros:.2f}", "–", "–", ""])
+        else:
+            met = "aim met" if micros <= 5 else "met" if micros <= 50 else "MISSED"
+            lines.append([roles, f"{micros:.2f}", "≤ 50", "≤ 5", met])
+    return aligned(lines)
+
+
+def _line(results, row, over="keystile", under=None):
+    names = [under, over] if under else results.names
+    cells = [_number(results.median(name, row.metric), row.digits) for name in names]
+    ratios = results.ratios(row.metric, over, under or "relay")
     ratio = middle(ratios)
     spread = f"{min(ratios):.2f}–{max(ratios):.2f}" if ratios else "–"
     judged = results.median(over, row.metric) if row.absolute else ratio

@@ -1,8 +1,9 @@
 //! `keystile-bench`: the programs behind `make bench`. `load` asks and checks, `relay` is the floor that the
 //! proxy is compared with, `certificates` makes what the relay needs. `tests/bench/run` starts them, reads
-//! what they cost, and prints the table; nothing here measures CPU.
+//! what they cost, and prints the table; of what is here only `decide` measures anything.
 
 mod certificates;
+mod decide;
 mod load;
 mod relay;
 mod tls;
@@ -28,6 +29,8 @@ enum Verb {
     Relay(relay::Arguments),
     /// Send requests and check every reply.
     Load(load::Arguments),
+    /// Measure decisions under a large policy.
+    Decide,
 }
 
 /// One thread each: generator, relay, proxy and server share few cores.
@@ -37,6 +40,7 @@ async fn main() -> ExitCode {
         Verb::Certificates(arguments) => certificates::run(&arguments),
         Verb::Relay(arguments) => relay::run(&arguments).await,
         Verb::Load(arguments) => load::run(&arguments).await,
+        Verb::Decide => decide::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

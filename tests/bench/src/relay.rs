@@ -2,12 +2,13 @@
 //! verified, bytes copied both ways and never looked at. No policy, no audit, no limits.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rustls::pki_types::ServerName;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -38,6 +39,9 @@ pub(crate) struct Arguments {
     /// The CA of its certificate.
     #[arg(long)]
     server_ca: PathBuf,
+    /// How many threads, each with a runtime and a listening socket of its own.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
 }
 
 /// Everything that a connection needs.
@@ -62,18 +66,38 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         server: server.with_context(|| format!("{} has no address", arguments.server))?,
         name: ServerName::try_from(host.to_owned())?,
     });
-    let listener = TcpListener::bind(arguments.listen).await?;
-    loop {
-        let Ok((client, _)) = listener.accept().await else { continue };
-        let relay = Arc::clone(&relay);
-        tokio::spawn(async move {
-            // A client that goes away ends its own connection and nothing else; the load generator sees it.
-            let _: io::Result<()> = relay.serve(client).await;
-        });
+    for _ in 1..arguments.threads {
+        let (relay, listener) = (Arc::clone(&relay), listener(arguments.listen)?);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::spawn(move || runtime.block_on(relay.accept(listener)));
     }
+    relay.accept(listener(arguments.listen)?).await
+}
+
+/// One of several sockets at the same address; the kernel spreads connections over them.
+fn listener(address: SocketAddr) -> Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1_024)?;
+    Ok(socket.into())
 }
 
 impl Relay {
+    async fn accept(self: Arc<Self>, listener: StdListener) -> Result<()> {
+        let listener = TcpListener::from_std(listener)?;
+        loop {
+            let Ok((client, _)) = listener.accept().await else { continue };
+            let relay = Arc::clone(&self);
+            tokio::spawn(async move {
+                // A client that goes away ends its own connection and nothing else; the load generator sees it.
+                let _: io::Result<()> = relay.serve(client).await;
+            });
+        }
+    }
+
     async fn serve(&self, client: TcpStream) -> io::Result<()> {
         client.set_nodelay(true)?;
         let mut client = self.acceptor.accept(client).await?;
