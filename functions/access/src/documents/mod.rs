@@ -148,7 +148,7 @@ impl Reading<'_> {
             Kind::DbAuth => db_auth::read(self, document, &mut warnings),
             Kind::User => user::read(self, document, &mut warnings),
             Kind::ArnRule => arn_rule::read(self, document, &mut warnings),
-            Kind::Lock => lock::read(self, document),
+            Kind::Lock => lock::read(self, document, &mut warnings),
             Kind::DbUser | Kind::Settings | Kind::DbServer | Kind::Proxy => Err(read_only(kind)),
         }?;
         Ok(Read { entity, warnings })

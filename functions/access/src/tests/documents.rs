@@ -360,6 +360,29 @@ async fn locks_need_a_target_and_a_future() {
 }
 
 #[tokio::test]
+async fn a_lock_on_what_is_not_there_says_so() {
+    let world = ready().await;
+    inventory(&world).await;
+    let view = world.ok(ALICE, "GET", "/v1/databases/orders", None).await;
+    let alias = view["alias"].as_str().unwrap();
+    for (target, told) in [
+        (json!({"user": "bob", "role": "editor", "database": "orders", "db_user": "iam-ro"}), &[][..]),
+        (json!({"user": "b0b"}), &["user b0b does not exist"]),
+        (json!({"role": "admins", "user": "bob"}), &["role admins does not exist"]),
+        (json!({"database": "order"}), &["database order does not exist"]),
+        (json!({"database": alias}), &["is called orders"]),
+        (json!({"db_user": "iam-r0", "user": "b0b"}), &["user b0b does not exist", "db_user iam-r0"]),
+    ] {
+        let answer = world.put(ALICE, "lock", "x", json!({"target": target})).await;
+        let warnings = answer["warnings"].as_array().map(Vec::as_slice).unwrap_or_default();
+        assert_eq!(warnings.len(), told.len(), "{answer}");
+        for (warning, told) in warnings.iter().zip(told) {
+            assert!(warning.as_str().unwrap().contains(told), "{warning}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn how_a_database_is_signed_in_to_is_a_document_of_its_own() {
     let world = ready().await;
     world.audited("");
