@@ -20,6 +20,8 @@ mod random;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+mod transactions;
+mod values;
 
 use keystile_resp::encode;
 use keystile_resp::request::split_inline;

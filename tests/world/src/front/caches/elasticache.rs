@@ -1,13 +1,22 @@
 //! ElastiCache's operations, in its query protocol.
 
-use std::collections::BTreeMap;
+mod accounts;
+mod tags;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use accounts::{
+    create_user, create_user_group, delete_user, describe_user_groups, describe_users, modify_user,
+    modify_user_group,
+};
+pub(crate) use tags::set_tags;
+use tags::{add_tags, list_tags, remove_tags};
+
 use super::paging::{Page, page};
-use super::users::{self, AskedAuth, Refusal};
-use super::{Cache, Clouds, Family, Group, User, World, servers};
-use crate::fixture::{CacheAuth, Kind, Resource};
+use super::users::Refusal;
+use super::{Cache, Clouds, Family, World, servers};
+use crate::fixture::{Kind, Resource};
 use crate::front::wire::{ApiError, Form, Response, Xml, answer};
 use crate::servers::{Endpoint, Node, Role};
 
@@ -328,169 +337,6 @@ fn describe_subnet_groups(world: &World, form: &Form) -> Answer {
     Ok(vec![Xml::node("CacheSubnetGroups", vec![group])])
 }
 
-fn describe_users(clouds: &Clouds, world: &World, form: &Form) -> Answer {
-    let mut found: Vec<&User> = world.users_of(EC).collect();
-    if let Some(engine) = form.text("Engine") {
-        found.retain(|user| user.engine == engine.to_lowercase());
-    }
-    if let Some(id) = form.text("UserId") {
-        found.retain(|user| user.id == id.to_lowercase());
-        if found.is_empty() {
-            return Err(refused(Refusal::UserNotFound(id.into())));
-        }
-    }
-    for n in 1.. {
-        let Some(name) = form.text(&format!("Filters.member.{n}.Name")) else { break };
-        let values = form.list(&format!("Filters.member.{n}.Values"));
-        found.retain(|user| match name {
-            "user-id" => values.contains(&user.id),
-            "user-name" => values.contains(&user.name),
-            "status" => values.iter().any(|value| value == user.status()),
-            _ => true,
-        });
-    }
-    let found = paged(clouds, form, found.into_iter(), |user| user.id.clone())?;
-    Ok(list("Users", "member", found, "Marker", |user| render_user(world, user)))
-}
-
-fn render_user(world: &World, user: &User) -> Vec<Xml> {
-    let (kind, count) = match &user.auth {
-        CacheAuth::Iam => ("iam", 0),
-        CacheAuth::Passwords(list) => ("password", list.len()),
-        CacheAuth::None => ("no-password", 0),
-    };
-    let mut authentication = vec![Xml::text("Type", kind)];
-    if count > 0 {
-        authentication.push(Xml::text("PasswordCount", count));
-    }
-    vec![
-        Xml::text("UserId", &user.id),
-        Xml::text("UserName", &user.name),
-        Xml::text("Status", user.status()),
-        Xml::text("Engine", &user.engine),
-        Xml::text("MinimumEngineVersion", if user.auth == CacheAuth::Iam { "7.2" } else { "7.0" }),
-        Xml::text("AccessString", &user.access),
-        Xml::texts("UserGroupIds", "member", &world.groups_with(EC, &user.id)),
-        Xml::node("Authentication", authentication),
-        Xml::text("ARN", world.arn(EC, "user", &user.id)),
-    ]
-}
-
-fn describe_user_groups(clouds: &Clouds, world: &World, form: &Form) -> Answer {
-    let mut found: Vec<&Group> = world.groups_of(EC).collect();
-    if let Some(id) = form.text("UserGroupId") {
-        found.retain(|group| group.id == id.to_lowercase());
-        if found.is_empty() {
-            return Err(refused(Refusal::GroupNotFound(id.into())));
-        }
-    }
-    let found = paged(clouds, form, found.into_iter(), |group| group.id.clone())?;
-    Ok(list("UserGroups", "member", found, "Marker", |group| render_group(world, group)))
-}
-
-fn render_group(world: &World, group: &Group) -> Vec<Xml> {
-    let ids = |kind: Kind| -> Vec<String> {
-        world
-            .caches_with(EC, &group.id)
-            .filter(|cache| cache.resource.kind == kind)
-            .map(|cache| cache.resource.id.clone())
-            .collect()
-    };
-    let mut fields = vec![
-        Xml::text("UserGroupId", &group.id),
-        Xml::text("Status", group.status()),
-        Xml::text("Engine", &group.engine),
-        Xml::texts("UserIds", "member", &group.users),
-        Xml::text("MinimumEngineVersion", "7.2"),
-        Xml::texts("ReplicationGroups", "member", &ids(Kind::ReplicationGroup)),
-        Xml::texts("ServerlessCaches", "member", &ids(Kind::Serverless)),
-        Xml::text("ARN", world.arn(EC, "usergroup", &group.id)),
-    ];
-    if !group.to_add.is_empty() || !group.to_remove.is_empty() {
-        let pending = vec![
-            Xml::texts("UserIdsToRemove", "member", &group.to_remove),
-            Xml::texts("UserIdsToAdd", "member", &group.to_add),
-        ];
-        fields.push(Xml::node("PendingChanges", pending));
-    }
-    fields
-}
-
-fn asked_auth(form: &Form) -> Result<Option<CacheAuth>, ApiError> {
-    let asked = AskedAuth {
-        mode: form.text("AuthenticationMode.Type").map(str::to_owned),
-        mode_passwords: form.list("AuthenticationMode.Passwords"),
-        passwords: form.list("Passwords"),
-        no_password: form.text("NoPasswordRequired") == Some("true"),
-    };
-    asked.read().map_err(refused)
-}
-
-fn create_user(clouds: &Arc<Clouds>, world: &mut World, form: &Form) -> Answer {
-    let auth = asked_auth(form)?
-        .ok_or_else(|| value("Give Passwords, NoPasswordRequired or AuthenticationMode."))?;
-    let user = User {
-        id: needed(form, "UserId")?.to_lowercase(),
-        name: needed(form, "UserName")?.to_owned(),
-        engine: needed(form, "Engine")?.to_lowercase(),
-        access: users::access(needed(form, "AccessString")?).map_err(refused)?,
-        auth,
-        busy: 0,
-        deleting: false,
-    };
-    let (user, change) = users::create(world, EC, user).map_err(refused)?;
-    set_tags(world, world.arn(EC, "user", &user.id), form.tags());
-    clouds.run(change);
-    Ok(render_user(world, &user))
-}
-
-fn modify_user(clouds: &Arc<Clouds>, world: &mut World, form: &Form) -> Answer {
-    let id = needed(form, "UserId")?.to_lowercase();
-    let auth = asked_auth(form)?;
-    let access = match (form.text("AccessString"), form.text("AppendAccessString")) {
-        (Some(_), Some(_)) => {
-            return Err(refused(Refusal::Combination(
-                "AccessString and AppendAccessString exclude each other.".into(),
-            )));
-        }
-        (None, Some(more)) => {
-            let old = world.users.get(&(EC, id.clone())).map(|user| user.access.clone()).unwrap_or_default();
-            Some(format!("{old} {more}"))
-        }
-        (all, None) if form.has("AccessString") => Some(all.unwrap_or_default().to_owned()),
-        _ => None,
-    };
-    let access = access.map(|text| users::access(&text)).transpose().map_err(refused)?;
-    let (user, change) = users::modify(world, EC, &id, auth, access).map_err(refused)?;
-    clouds.run(change);
-    Ok(render_user(world, &user))
-}
-
-fn delete_user(clouds: &Arc<Clouds>, world: &mut World, form: &Form) -> Answer {
-    let id = needed(form, "UserId")?.to_lowercase();
-    let (user, change) = users::delete(world, EC, &id).map_err(refused)?;
-    clouds.run(change);
-    Ok(render_user(world, &user))
-}
-
-fn create_user_group(clouds: &Arc<Clouds>, world: &mut World, form: &Form) -> Answer {
-    let id = needed(form, "UserGroupId")?.to_lowercase();
-    let engine = needed(form, "Engine")?.to_lowercase();
-    let (group, change) =
-        users::create_group(world, EC, &id, &engine, form.list("UserIds")).map_err(refused)?;
-    set_tags(world, world.arn(EC, "usergroup", &id), form.tags());
-    clouds.run(change);
-    Ok(render_group(world, &group))
-}
-
-fn modify_user_group(clouds: &Arc<Clouds>, world: &mut World, form: &Form) -> Answer {
-    let id = needed(form, "UserGroupId")?.to_lowercase();
-    let (add, remove) = (form.list("UserIdsToAdd"), form.list("UserIdsToRemove"));
-    let (group, change) = users::modify_group(world, EC, &id, add, remove).map_err(refused)?;
-    clouds.run(change);
-    Ok(render_group(world, &group))
-}
-
 /// Makes a replication group without servers, `creating` for a while.
 fn create_replication_group(clouds: &Arc<Clouds>, world: &mut World, form: &Form) -> Answer {
     let id = needed(form, "ReplicationGroupId")?.to_lowercase();
@@ -573,57 +419,6 @@ fn delete_cache(world: &mut World, kind: Kind, id: Option<&str>, word: &str) -> 
     Ok(vec![Xml::node(word, fields)])
 }
 
-/// The key of the resource that an ARN names, or the error of its type.
-fn tagged(world: &World, form: &Form) -> Result<String, ApiError> {
-    let arn = needed(form, "ResourceName")?.to_owned();
-    let own = format!("arn:aws:elasticache:{}:{}:", world.region, world.account);
-    let wrong =
-        || ApiError::new(400, "InvalidARN", format!("{arn} is not an ARN of this account and region."));
-    let (kind, id) = arn.strip_prefix(&own).and_then(|rest| rest.split_once(':')).ok_or_else(wrong)?;
-    let id = id.to_owned();
-    match kind {
-        "replicationgroup" => available(
-            world,
-            Kind::ReplicationGroup,
-            &id,
-            "ReplicationGroupNotFoundFault",
-            "InvalidReplicationGroupState",
-        )?,
-        "serverlesscache" => available(
-            world,
-            Kind::Serverless,
-            &id,
-            "ServerlessCacheNotFoundFault",
-            "InvalidServerlessCacheStateFault",
-        )?,
-        "user" if !world.users.contains_key(&(EC, id.clone())) => {
-            return Err(refused(Refusal::UserNotFound(id)));
-        }
-        "usergroup" if !world.groups.contains_key(&(EC, id.clone())) => {
-            return Err(refused(Refusal::GroupNotFound(id)));
-        }
-        "subnetgroup" if id != SUBNETS => {
-            return Err(ApiError::new(
-                400,
-                "CacheSubnetGroupNotFoundFault",
-                format!("CacheSubnetGroup {id} not found."),
-            ));
-        }
-        "cluster" => {
-            let group = world
-                .caches_of(Kind::ReplicationGroup)
-                .find(|cache| cache.nodes.iter().any(|node| node.id == id));
-            let group = group.ok_or_else(|| {
-                ApiError::new(404, "CacheClusterNotFound", format!("CacheCluster {id} not found."))
-            })?;
-            return Ok(group.resource.arn());
-        }
-        "user" | "usergroup" | "subnetgroup" => {}
-        _ => return Err(wrong()),
-    }
-    Ok(arn)
-}
-
 fn available(world: &World, kind: Kind, id: &str, missing: &str, state: &str) -> Result<(), ApiError> {
     match world.caches.get(&(kind, id.to_owned())) {
         None => Err(ApiError::new(404, missing, format!("{id} not found."))),
@@ -634,44 +429,6 @@ fn available(world: &World, kind: Kind, id: &str, missing: &str, state: &str) ->
         )),
         Some(_) => Ok(()),
     }
-}
-
-fn render_tags(world: &World, arn: &str) -> Vec<Xml> {
-    let none = BTreeMap::new();
-    let tags = world.tags.get(arn).unwrap_or(&none);
-    let tags = tags
-        .iter()
-        .map(|(key, value)| Xml::node("Tag", vec![Xml::text("Key", key), Xml::text("Value", value)]));
-    vec![Xml::node("TagList", tags.collect())]
-}
-
-/// Adds tags; nothing is noted where there are none, so that an untagged resource stays one.
-pub(crate) fn set_tags(world: &mut World, arn: String, tags: Vec<(String, String)>) {
-    if !tags.is_empty() {
-        world.tags.entry(arn).or_default().extend(tags);
-    }
-}
-
-fn list_tags(world: &World, form: &Form) -> Answer {
-    Ok(render_tags(world, &tagged(world, form)?))
-}
-
-fn add_tags(world: &mut World, form: &Form) -> Answer {
-    let arn = tagged(world, form)?;
-    let known = world.tags.get(&arn).map_or(0, BTreeMap::len);
-    if known + form.tags().len() > 50 {
-        return Err(ApiError::new(400, "TagQuotaPerResourceExceeded", "A resource has at most 50 tags."));
-    }
-    set_tags(world, arn.clone(), form.tags());
-    Ok(render_tags(world, &arn))
-}
-
-fn remove_tags(world: &mut World, form: &Form) -> Answer {
-    let arn = tagged(world, form)?;
-    if let Some(tags) = world.tags.get_mut(&arn) {
-        form.list("TagKeys").iter().for_each(|key| drop(tags.remove(key)));
-    }
-    Ok(render_tags(world, &arn))
 }
 
 #[cfg(test)]
