@@ -94,6 +94,7 @@ def test_memory_comes_back_when_connections_are_closed(world):
     until(lambda: open_now() <= files, 30, "the end of all connections")
     most = before * 1.10 + CONSTANT_MIB
     after = resident_mib(pid)
-    print(f"{IDLE} idle and {BUSY} busy connections: {before:.1f} MiB before, {there:.1f} with them, {after:.1f} after")
     assert there < before + (IDLE + BUSY) * 64 / 1024 + CONSTANT_MIB, "much for each connection"
     until(lambda: resident_mib(pid) <= most, 20, f"at most {most:.1f} MiB after {before:.1f} (now {after:.1f})")
+    print(f"{IDLE} idle and {BUSY} busy connections: {before:.1f} MiB before, {there:.1f} with them, "
+          f"{resident_mib(pid):.1f} after")

@@ -87,10 +87,14 @@ impl Writer {
 
 fn write_all(queue: &Queue, file: Option<&File>, metrics: &Metrics) {
     let mut batch = Vec::new();
+    let mut torn = false;
     let (mut told_at, mut lost) = (None, 0);
-    while let Some(amount) = queue.take(GATHER, &mut batch) {
-        if let Err(error) = write_out(file, &batch) {
-            let lines = amount.events + amount.commands;
+    while queue.take(GATHER, &mut batch).is_some() {
+        let mut written = 0;
+        if let Err(error) = end_torn(file, &mut torn).and_then(|()| write_out(file, &batch, &mut written)) {
+            let (done, rest) = batch.split_at_checked(written).unwrap_or_default();
+            torn |= done.last().is_some_and(|byte| *byte != b'\n');
+            let lines = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
             metrics.audit_dropped.add(lines);
             lost += lines;
             // A full disk fails some hundred times a second.
@@ -109,15 +113,37 @@ fn write_all(queue: &Queue, file: Option<&File>, metrics: &Metrics) {
     }
 }
 
-fn write_out(file: Option<&File>, batch: &[u8]) -> io::Result<()> {
+/// What is on the disk of a line that did not fit must not swallow the next one.
+fn end_torn(file: Option<&File>, torn: &mut bool) -> io::Result<()> {
+    if *torn {
+        write_out(file, b"\n", &mut 0)?;
+        *torn = false;
+    }
+    Ok(())
+}
+
+/// Writes a batch; `written` is how many bytes of it were taken.
+fn write_out(file: Option<&File>, batch: &[u8], written: &mut usize) -> io::Result<()> {
     match file {
-        Some(mut file) => file.write_all(batch),
+        Some(file) => write_counted(file, batch, written),
         None => {
             let mut out = io::stdout().lock();
-            out.write_all(batch)?;
+            write_counted(&mut out, batch, written)?;
             out.flush()
         }
     }
+}
+
+fn write_counted(mut out: impl Write, batch: &[u8], written: &mut usize) -> io::Result<()> {
+    while let Some(rest @ [_, ..]) = batch.get(*written..) {
+        match out.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(length) => *written += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

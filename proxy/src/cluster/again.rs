@@ -154,7 +154,8 @@ impl ClusterSession {
             None => self.send_to(piece, &redirect.to, redirect.ask),
         };
         if !sent {
-            self.begin_trouble(Cause::NotNow, words.to_vec());
+            let words = self.moved_in_vain(words).map_or_else(|| words.to_vec(), Vec::from);
+            self.begin_trouble(Cause::NotNow, words);
         }
     }
 

@@ -19,9 +19,11 @@ impl ClusterSession {
         if self.links.get(link).is_none_or(|asked| asked.purpose == Purpose::Replica) {
             return;
         }
+        // What follows a barrier waits until that is answered.
+        let barrier = self.barrier.map_or(u64::MAX, |barrier| barrier.number);
         let mut ways = HashMap::new();
         let (mut seen, mut last) = (self.order.first(), self.order.first());
-        while let Some(number) = self.order.next_on(last + 1, link) {
+        while let Some(number) = self.order.next_on(last + 1, link).filter(|number| *number <= barrier) {
             self.order.add_ways(&mut ways, seen..number);
             if !self.settle_one_ahead(number, link, &ways) {
                 return;
@@ -46,11 +48,13 @@ impl ClusterSession {
         }
     }
 
-    /// Keeps a plain reply until its turn comes.
+    /// Keeps a plain reply until its turn comes. Not of a transaction, whose link then would look idle; and not where
+    /// the node may push something behind it, which would reach the client first.
     fn keep_ahead(&mut self, number: u64, id: LinkId, frame: &Frame) -> bool {
         let has_room = self.order.has_room_for_answers(LOCAL_BACKLOG.saturating_sub(frame.len));
         let (Some(entry), Some(link)) = (self.order.at(number), self.links.get(id)) else { return false };
-        if !matches!(entry.meaning, Meaning::Plain) || !has_room {
+        let is_plain = matches!(entry.meaning, Meaning::Plain) && entry.kept > 0;
+        if !is_plain || !has_room || self.settings.tracks() || !self.subscriptions.is_empty() {
             return false;
         }
         let (label, muted) = (entry.label, entry.muted);
@@ -71,19 +75,27 @@ impl ClusterSession {
         let Some(again) = Again::read(text, &link.node) else { return false };
         let Again::Elsewhere(redirect) = &again else { return false };
         let (asked, way) = (link.node.clone(), ways.get(&entry.slot).copied());
-        let leads =
-            |link: &mut Link| link.is_usable() && link.node == redirect.to && link.comes_last((number, 0));
-        let behind = match way {
-            None => None,
-            Some(Way::Behind(id)) if self.links.get(id).is_some_and(leads) => Some(id),
-            Some(_) => return false,
+        let leads = |link: &mut Link| {
+            link.is_usable()
+                && link.node == redirect.to
+                && link.purpose != Purpose::Front
+                && link.comes_last((number, 0))
         };
-        if !self.believes(piece, &again, &asked)
-            || self.count_try(piece).is_none_or(|(_, tries)| tries > MOST_AGAIN)
-        {
+        let of_replica = entry.of_replica;
+        // Before anything is dialled.
+        if !self.believes(piece, &again, &asked) {
             return false;
         }
-        self.go_elsewhere(piece, redirect, behind, &words);
+        let way = match way {
+            // Where there is none now it waits for its turn, for which there always is one.
+            None => self.link_for_again(&redirect.to, piece, of_replica),
+            Some(Way::Behind(id)) => Some(id).filter(|id| self.links.get(*id).is_some_and(leads)),
+            Some(Way::None) => None,
+        };
+        if way.is_none() || self.count_try(piece).is_none_or(|(_, tries)| tries > MOST_AGAIN) {
+            return false;
+        }
+        self.go_elsewhere(piece, redirect, way, &words);
         self.take_settled(id, frame.len);
         true
     }

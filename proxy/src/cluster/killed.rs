@@ -29,7 +29,9 @@ pub(super) struct Killed(Mutex<Vec<(Endpoint, SocketAddr, Instant)>>);
 impl Killed {
     fn name(&self, node: &Endpoint, from: SocketAddr, now: Instant) {
         let mut named = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        named.retain(|(.., since)| now.saturating_duration_since(*since) < SOON);
+        named.retain(|(at, known, since)| {
+            now.saturating_duration_since(*since) < SOON && (at != node || *known != from)
+        });
         if named.len() < MOST_NAMED {
             named.push((node.clone(), from, now));
         }
@@ -69,7 +71,8 @@ impl ClusterSession {
             Whence::Unasked => {}
         }
         let ids = ids_of(args);
-        let Some(home) = self.home_link().filter(|home| !ids.is_empty() && !self.pins(*home)) else {
+        let asks = (1..=MOST_NAMED).contains(&ids.len());
+        let Some(home) = self.home_link().filter(|home| asks && !self.pins(*home)) else {
             return true;
         };
         let Some(link) = self.links.get(home) else { return true };
@@ -120,6 +123,8 @@ fn ids_of<'a>(args: &'a [Cow<'_, [u8]>]) -> Vec<&'a [u8]> {
             is_id = word.eq_ignore_ascii_case(b"id");
         }
     }
+    ids.sort_unstable();
+    ids.dedup();
     ids
 }
 
@@ -138,6 +143,7 @@ mod tests {
             ("CLIENT KILL ID 7", &["7"][..]),
             ("CLIENT KILL TYPE normal id 7 8 SKIPME no", &["7", "8"]),
             ("CLIENT KILL ID 7 ID 9", &["7", "9"]),
+            ("CLIENT KILL ID 9 7 9 ID 7", &["7", "9"]),
             ("CLIENT KILL NOT-ID 7 MAXAGE 7", &[]),
             ("CLIENT KILL USER id ID x", &[]),
         ] {
@@ -159,6 +165,8 @@ mod tests {
         assert!(killed.has(&node(1), from(7), now));
         assert!(!killed.has(&node(2), from(7), now) && !killed.has(&node(1), from(8), now));
         assert!(!killed.has(&node(1), from(7), now + SOON));
+        killed.name(&node(1), from(7), now);
+        assert_eq!(killed.0.lock().unwrap().len(), 1, "once");
         for port in 0..2_000 {
             killed.name(&node(2), from(port), now);
         }

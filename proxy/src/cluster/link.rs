@@ -52,6 +52,16 @@ pub(super) enum Purpose {
     Replica,
     /// Commands that are sent again, while the main link still owes replies to later ones.
     Detour,
+    /// The same, of commands whose turn has come, where every detour owes replies to later ones. Nothing else is
+    /// sent here, so the next command whose turn comes is never in want of a way.
+    Front,
+}
+
+impl Purpose {
+    /// Whether links of this purpose come and go with what is sent again.
+    pub(super) fn is_passing(self) -> bool {
+        matches!(self, Self::Detour | Self::Front)
+    }
 }
 
 enum State {

@@ -126,24 +126,34 @@ impl ClusterSession {
         of_replica: bool,
     ) -> Option<LinkId> {
         let place = (piece.number, piece.part.unwrap_or(0));
-        let purpose = if of_replica { Purpose::Replica } else { Purpose::Main };
-        let fits = |link: &mut Link| {
-            link.is_usable()
-                && link.node == *node
-                && (link.purpose == purpose || (link.purpose == Purpose::Detour && !of_replica))
-                && link.comes_last(place)
-        };
-        if let Some(known) = self.links.find(fits) {
-            return Some(known);
+        let (primary, is_front) = (!of_replica, piece.number == self.order.first());
+        // What a transaction or a WATCH stands on gets nothing that does not belong to it.
+        let pinned = self.pinned_link();
+        let mut known = [0; 2];
+        let mut found = None;
+        for (id, link) in self.links.iter_mut().filter(|(_, link)| link.is_usable() && link.node == *node) {
+            let fits = match link.purpose {
+                Purpose::Main => primary && Some(id) != pinned,
+                Purpose::Replica => of_replica,
+                Purpose::Detour => primary,
+                Purpose::Front => primary && is_front,
+            };
+            if fits && found.is_none() && link.comes_last(place) {
+                found = Some(id);
+            }
+            match link.purpose {
+                Purpose::Main | Purpose::Detour => known[0] += 1,
+                Purpose::Front => known[1] += 1,
+                Purpose::Replica => {}
+            }
         }
-        let others = self
-            .links
-            .iter_mut()
-            .filter(|(_, link)| link.is_usable() && link.node == *node && link.purpose != Purpose::Replica)
-            .count();
-        match others {
-            0 => self.dial(node, purpose),
-            1..=MOST_DETOURS => self.dial(node, Purpose::Detour),
+        if found.is_some() {
+            return found;
+        }
+        match known {
+            [0, _] => self.dial(node, if of_replica { Purpose::Replica } else { Purpose::Main }),
+            [1..=MOST_DETOURS, _] => self.dial(node, Purpose::Detour),
+            [_, ..MOST_DETOURS] if is_front => self.dial(node, Purpose::Front),
             _ => None,
         }
     }

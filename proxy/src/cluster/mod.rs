@@ -388,7 +388,7 @@ impl ClusterSession {
         }
         for id in self.links.ids() {
             if !self.is_subscribed_on(id)
-                && self.links.get(id).is_some_and(|link| link.purpose == Purpose::Detour && !link.owes())
+                && self.links.get(id).is_some_and(|link| link.purpose.is_passing() && !link.owes())
             {
                 self.links.remove(id);
             }

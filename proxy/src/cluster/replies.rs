@@ -401,7 +401,7 @@ impl ClusterSession {
     }
 
     /// A redirection that could not be followed: the client gets words that make sense to it.
-    fn moved_in_vain(&mut self, frame: &[u8]) -> Option<Box<[u8]>> {
+    pub(super) fn moved_in_vain(&mut self, frame: &[u8]) -> Option<Box<[u8]>> {
         let is_redirect = frame.starts_with(b"-MOVED ") || frame.starts_with(b"-ASK ");
         is_redirect.then(|| {
             let mut words = Vec::new();

@@ -84,6 +84,14 @@ impl ClusterSession {
             || self.transaction.watch.is_some_and(|watch| watch.link == id)
     }
 
+    /// The link that holds what cannot be moved elsewhere, if there is one.
+    pub(super) fn pinned_link(&self) -> Option<LinkId> {
+        match self.transaction.phase {
+            Phase::Pinned { link, .. } => Some(link),
+            _ => self.transaction.watch.map(|watch| watch.link),
+        }
+    }
+
     /// The slot on account of which a link is pinned.
     pub(super) fn pinned_slot(&self, id: LinkId) -> Option<u16> {
         match self.transaction.phase {

@@ -338,7 +338,8 @@ impl Session {
         if muted {
             return Ok(Verdict::Drop);
         }
-        if self.may_be_pushed() {
+        // In a transaction an unknown command would abort it, and commands push nothing before its EXEC.
+        if self.may_be_pushed() && !self.in_multi {
             self.replace(answer, false);
             return Ok(Verdict::Send(POISON.to_vec()));
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use keystile_model::database::{Database, Endpoint, Node};
 use keystile_model::feed::Entity;
 use keystile_resp::request::{Limits, Scanner, Step};
+use keystile_resp::slot;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -24,6 +25,8 @@ struct Told {
     acceptor: TlsAcceptor,
     asked: Asked,
     may: watch::Receiver<bool>,
+    /// Where all others say that slots of even numbers are.
+    taker: Option<u16>,
 }
 
 impl Told {
@@ -47,10 +50,14 @@ impl Told {
             while let Ok(Step::Request(request)) = scanner.scan(&held) {
                 let name = request.name(&held).unwrap_or_default().to_ascii_uppercase();
                 let name = String::from_utf8(name).unwrap();
+                let slot = request.arg(&held, 1).map_or(1, |key| slot::of_key(&key));
                 held.drain(..request.len);
                 self.asked.lock().unwrap().push((port, name.clone()));
+                let moved = self.taker.filter(|taker| name == "GET" && slot % 2 == 0 && *taker != port);
+                let moved = moved.map(|taker| format!("-MOVED {slot} localhost:{taker}\r\n"));
                 let reply: &[u8] = match name.as_str() {
                     "CLUSTER" => b"-NOPERM no\r\n",
+                    "GET" if moved.is_some() => moved.as_deref().unwrap_or_default().as_bytes(),
                     "GET" => b"$1\r\n1\r\n",
                     "SET" => {
                         let _ = self.may.clone().wait_for(|may| *may).await;
@@ -73,7 +80,7 @@ fn what_waits_on_a_link_that_is_dialled_again_is_not_overtaken() {
         let (primary, replica) = (free_port(), free_port());
         let (let_answer, may) = watch::channel(false);
         let acceptor = TlsAcceptor::from(cache_tls(&world));
-        let nodes = Told { acceptor, asked: Asked::default(), may };
+        let nodes = Told { acceptor, asked: Asked::default(), may, taker: None };
         let asked = |name: &str| -> Vec<u16> {
             let asked = nodes.asked.lock().unwrap();
             asked.iter().filter(|(_, asked)| asked == name).map(|(port, _)| *port).collect()
@@ -115,5 +122,57 @@ fn what_waits_on_a_link_that_is_dialled_again_is_not_overtaken() {
         assert_eq!(client.reply().await, "+OK");
         assert_eq!(client.reply().await, "1");
         assert_eq!((asked("SET"), asked("GET")), (vec![replica], vec![primary]));
+    });
+}
+
+/// Each of several shards gave half of its slots to a new one, and the map is older: what is sent again for later
+/// commands never stands in the way of the one whose turn it is.
+#[test]
+fn a_long_pipeline_over_many_shards_finds_its_way_to_a_new_one() {
+    run(async {
+        let world = World::start(&[]).await;
+        let ports: Vec<u16> = (0..9).map(|_| free_port()).collect();
+        let (_let_answer, may) = watch::channel(true);
+        let acceptor = TlsAcceptor::from(cache_tls(&world));
+        let taker = ports.last().copied();
+        let nodes = Told { acceptor, asked: Asked::default(), may, taker };
+        let endpoint = |port| Endpoint { host: "localhost".to_owned(), port };
+        let mut known = Vec::new();
+        for (number, port) in (0..).zip(&ports) {
+            nodes.listen(*port).await;
+            known.push(Node {
+                id: port.to_string(),
+                role: "primary".to_owned(),
+                endpoint: Some(endpoint(*port)),
+                slots: vec![(number * 1_820, (number * 1_820 + 1_819).min(16_383))],
+            });
+        }
+        known[8].slots = vec![(8 * 1_820, 16_383)];
+        for round in 0..5 {
+            // Another name, and so another map.
+            let name = format!("told-{round}");
+            let database = Database {
+                cluster_mode: true,
+                endpoint: endpoint(ports[0]),
+                nodes: known.clone(),
+                ..world.database(&name)
+            };
+            world.put(Entity::Database(Box::new(database))).await;
+            wait_until("it is known", || {
+                world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database(&name).is_some())
+            })
+            .await;
+            let mut client = world.routed("alice", &name, "iam-rw").await;
+            let pipeline: Vec<u8> = (0..1_000)
+                .flat_map(|key: u32| {
+                    encoded(&["GET", &format!("{round}:{}", key.wrapping_mul(2_654_435_761))])
+                })
+                .collect();
+            client.send(pipeline).await;
+            for key in 0..1_000 {
+                let reply = tokio::time::timeout(Duration::from_secs(5), client.reply()).await;
+                assert_eq!(reply.as_deref(), Ok("1"), "round {round}, key {key}");
+            }
+        }
     });
 }
