@@ -19,14 +19,16 @@ use super::support::{World, cache_tls, encoded, free_port, wait_until};
 /// What the nodes were asked: the node and the command's name, in order.
 type Asked = Arc<Mutex<Vec<(u16, String)>>>;
 
+/// The node that a node says to have a key now, if it is another one.
+type Moved = Arc<dyn Fn(u16, &[u8]) -> Option<u16> + Send + Sync>;
+
 /// Nodes that let everybody in, tell nobody the slot map, and answer a `SET` when they may.
 #[derive(Clone)]
 struct Told {
     acceptor: TlsAcceptor,
     asked: Asked,
     may: watch::Receiver<bool>,
-    /// Where all others say that slots of even numbers are.
-    taker: Option<u16>,
+    moved: Moved,
 }
 
 impl Told {
@@ -45,19 +47,26 @@ impl Told {
     async fn serve(self, port: u16, tcp: TcpStream) {
         let Ok(mut tls) = self.acceptor.accept(tcp).await else { return };
         let limits = Limits { whole: 1 << 30, ..Limits::SIGNED_IN };
-        let (mut scanner, mut held) = (Scanner::new(limits), Vec::new());
+        let (mut scanner, mut held, mut in_multi) = (Scanner::new(limits), Vec::new(), false);
         while let Ok(1..) = tls.read_buf(&mut held).await {
+            let mut replies = Vec::new();
             while let Ok(Step::Request(request)) = scanner.scan(&held) {
                 let name = request.name(&held).unwrap_or_default().to_ascii_uppercase();
                 let name = String::from_utf8(name).unwrap();
-                let slot = request.arg(&held, 1).map_or(1, |key| slot::of_key(&key));
+                let key = request.arg(&held, 1).map(|key| key.into_owned()).unwrap_or_default();
                 held.drain(..request.len);
                 self.asked.lock().unwrap().push((port, name.clone()));
-                let moved = self.taker.filter(|taker| name == "GET" && slot % 2 == 0 && *taker != port);
-                let moved = moved.map(|taker| format!("-MOVED {slot} localhost:{taker}\r\n"));
+                let moved = (self.moved)(port, &key).filter(|_| ["GET", "SET"].contains(&name.as_str()));
+                let moved = moved.map(|to| format!("-MOVED {} localhost:{to}\r\n", slot::of_key(&key)));
+                if moved.is_some() && name == "SET" {
+                    // What others say is there before.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
                 let reply: &[u8] = match name.as_str() {
+                    _ if moved.is_some() => moved.as_deref().unwrap_or_default().as_bytes(),
                     "CLUSTER" => b"-NOPERM no\r\n",
-                    "GET" if moved.is_some() => moved.as_deref().unwrap_or_default().as_bytes(),
+                    "EXEC" => b"*1\r\n+OK\r\n",
+                    "GET" | "SET" if in_multi => b"+QUEUED\r\n",
                     "GET" => b"$1\r\n1\r\n",
                     "SET" => {
                         let _ = self.may.clone().wait_for(|may| *may).await;
@@ -65,9 +74,11 @@ impl Told {
                     }
                     _ => b"+OK\r\n",
                 };
-                if tls.write_all(reply).await.is_err() || tls.flush().await.is_err() {
-                    return;
-                }
+                in_multi = name == "MULTI" || (in_multi && name != "EXEC");
+                replies.extend_from_slice(reply);
+            }
+            if tls.write_all(&replies).await.is_err() || tls.flush().await.is_err() {
+                return;
             }
         }
     }
@@ -80,7 +91,7 @@ fn what_waits_on_a_link_that_is_dialled_again_is_not_overtaken() {
         let (primary, replica) = (free_port(), free_port());
         let (let_answer, may) = watch::channel(false);
         let acceptor = TlsAcceptor::from(cache_tls(&world));
-        let nodes = Told { acceptor, asked: Asked::default(), may, taker: None };
+        let nodes = Told { acceptor, asked: Asked::default(), may, moved: Arc::new(|_, _| None) };
         let asked = |name: &str| -> Vec<u16> {
             let asked = nodes.asked.lock().unwrap();
             asked.iter().filter(|(_, asked)| asked == name).map(|(port, _)| *port).collect()
@@ -134,8 +145,10 @@ fn a_long_pipeline_over_many_shards_finds_its_way_to_a_new_one() {
         let ports: Vec<u16> = (0..9).map(|_| free_port()).collect();
         let (_let_answer, may) = watch::channel(true);
         let acceptor = TlsAcceptor::from(cache_tls(&world));
-        let taker = ports.last().copied();
-        let nodes = Told { acceptor, asked: Asked::default(), may, taker };
+        let taker = ports[8];
+        let moved: Moved =
+            Arc::new(move |port, key| (port != taker && slot::of_key(key) % 2 == 0).then_some(taker));
+        let nodes = Told { acceptor, asked: Asked::default(), may, moved };
         let endpoint = |port| Endpoint { host: "localhost".to_owned(), port };
         let mut known = Vec::new();
         for (number, port) in (0..).zip(&ports) {
@@ -174,5 +187,58 @@ fn a_long_pipeline_over_many_shards_finds_its_way_to_a_new_one() {
                 assert_eq!(reply.as_deref(), Ok("1"), "round {round}, key {key}");
             }
         }
+    });
+}
+
+/// A command that is sent again goes into no transaction of the client's, on whatever node that is.
+#[test]
+fn what_is_sent_again_keeps_out_of_a_transaction() {
+    run(async {
+        let world = World::start(&[]).await;
+        let [t, s, u] = [(); 3].map(|()| free_port());
+        let (_let_answer, may) = watch::channel(true);
+        let acceptor = TlsAcceptor::from(cache_tls(&world));
+        // T gave one key to U, and S gave one to T.
+        let moved: Moved = Arc::new(move |port, key| match (key, port) {
+            (b"a", port) if port == t => Some(u),
+            (b"s", port) if port == s => Some(t),
+            _ => None,
+        });
+        let nodes = Told { acceptor, asked: Asked::default(), may, moved };
+        let endpoint = |port| Endpoint { host: "localhost".to_owned(), port };
+        let (from, cut) = (slot::of_key(b"s"), |port, slots| Node {
+            id: u16::to_string(&port),
+            role: "primary".to_owned(),
+            endpoint: Some(endpoint(port)),
+            slots,
+        });
+        let database = Database {
+            cluster_mode: true,
+            endpoint: endpoint(t),
+            nodes: vec![
+                cut(t, vec![(0, from - 1), (from + 1, 16_382)]),
+                cut(s, vec![(from, from)]),
+                cut(u, vec![(16_383, 16_383)]),
+            ],
+            ..world.database("told")
+        };
+        for port in [t, s, u] {
+            nodes.listen(port).await;
+        }
+        world.put(Entity::Database(Box::new(database))).await;
+        wait_until("it is known", || {
+            world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database("told").is_some())
+        })
+        .await;
+        let mut client = world.routed("alice", "told", "iam-rw").await;
+        assert_eq!(client.command(&["WATCH", "k"]).await, "+OK");
+        let pipeline = [&["GET", "a"][..], &["SET", "s", "1"], &["MULTI"], &["SET", "k", "1"]];
+        client.send(pipeline.iter().flat_map(|words| encoded(words)).collect::<Vec<_>>()).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        client.send(encoded(&["EXEC"])).await;
+        for expected in ["1", "+OK", "+OK", "+QUEUED"] {
+            assert_eq!(client.reply().await, expected);
+        }
+        assert_eq!(client.reply().await, "[+OK]");
     });
 }
