@@ -146,8 +146,9 @@ fn a_long_pipeline_over_many_shards_finds_its_way_to_a_new_one() {
         let (_let_answer, may) = watch::channel(true);
         let acceptor = TlsAcceptor::from(cache_tls(&world));
         let taker = ports[8];
-        let moved: Moved =
-            Arc::new(move |port, key| (port != taker && slot::of_key(key) % 2 == 0).then_some(taker));
+        let moved: Moved = Arc::new(move |port, key| {
+            (port != taker && slot::of_key(key).is_multiple_of(2)).then_some(taker)
+        });
         let nodes = Told { acceptor, asked: Asked::default(), may, moved };
         let endpoint = |port| Endpoint { host: "localhost".to_owned(), port };
         let mut known = Vec::new();
