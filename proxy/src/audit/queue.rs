@@ -14,15 +14,13 @@ const MOST_BYTES: usize = 32 * 1024 * 1024;
 /// Largest buffer that is kept while nothing waits.
 const KEEP: usize = 256 * 1024;
 
-/// How much of something.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Amount {
+/// What the bounds are about.
+#[derive(Debug, Default)]
+struct Amount {
     /// Lines of events.
-    pub(super) events: u64,
-    /// Lines of commands.
-    pub(super) commands: u64,
-    /// Their bytes.
-    pub(super) command_bytes: usize,
+    events: u64,
+    /// Bytes of lines of commands.
+    command_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -58,13 +56,12 @@ impl Queue {
         true
     }
 
-    /// Adds so many lines of commands. False where too much waits, or nothing is written any more.
-    pub(super) fn add_commands(&self, lines: &[u8], count: u64) -> bool {
+    /// Adds lines of commands. False where too much waits, or nothing is written any more.
+    pub(super) fn add_commands(&self, lines: &[u8]) -> bool {
         let mut state = self.lock();
         if state.ended || state.waiting.command_bytes + state.taken.command_bytes >= MOST_BYTES {
             return false;
         }
-        state.waiting.commands += count;
         state.waiting.command_bytes += lines.len();
         self.add(state, lines);
         true
@@ -86,8 +83,8 @@ impl Queue {
     }
 
     /// Waits until there is something, and after that for `gather`, or until the end. Then puts all that waits
-    /// into `batch`, which is empty. `None` at the end.
-    pub(super) fn take(&self, gather: Duration, batch: &mut Vec<u8>) -> Option<Amount> {
+    /// into `batch`, which is empty. False at the end.
+    pub(super) fn take(&self, gather: Duration, batch: &mut Vec<u8>) -> bool {
         let nothing = |state: &mut State| state.bytes.is_empty() && !state.ended;
         let state = self.changed.wait_while(self.lock(), nothing).unwrap_or_else(PoisonError::into_inner);
         let (mut state, _) = self
@@ -95,14 +92,14 @@ impl Queue {
             .wait_timeout_while(state, gather, |state| !state.ended)
             .unwrap_or_else(PoisonError::into_inner);
         if state.bytes.is_empty() {
-            return None;
+            return false;
         }
         if batch.capacity() > KEEP {
             *batch = Vec::new();
         }
         std::mem::swap(&mut state.bytes, batch);
         state.taken = std::mem::take(&mut state.waiting);
-        Some(state.taken)
+        true
     }
 
     /// What was taken is written, or lost.
@@ -115,42 +112,37 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn take(queue: &Queue) -> (Option<Amount>, Vec<u8>) {
+    fn take(queue: &Queue) -> (bool, Vec<u8>) {
         let mut batch = Vec::new();
         (queue.take(Duration::ZERO, &mut batch), batch)
     }
 
     #[test]
-    fn lines_are_taken_in_their_order_and_counted() {
+    fn lines_are_taken_in_their_order() {
         let queue = Queue::default();
         assert!(
-            queue.add_event(b"one\n") && queue.add_commands(b"two\nthree\n", 2) && queue.add_event(b"four\n")
+            queue.add_event(b"one\n") && queue.add_commands(b"two\nthree\n") && queue.add_event(b"four\n")
         );
-        let amount = Amount { events: 2, commands: 2, command_bytes: 10 };
-        assert_eq!(take(&queue), (Some(amount), b"one\ntwo\nthree\nfour\n".to_vec()));
+        assert_eq!(take(&queue), (true, b"one\ntwo\nthree\nfour\n".to_vec()));
         assert!(queue.add_event(b"five\n"));
         queue.end();
-        assert!(!queue.add_event(b"late\n") && !queue.add_commands(b"late\n", 1));
-        let amount = Amount { events: 1, ..Amount::default() };
-        assert_eq!(take(&queue), (Some(amount), b"five\n".to_vec()));
-        assert_eq!(take(&queue), (None, Vec::new()));
+        assert!(!queue.add_event(b"late\n") && !queue.add_commands(b"late\n"));
+        assert_eq!(take(&queue), (true, b"five\n".to_vec()));
+        assert_eq!(take(&queue), (false, Vec::new()));
     }
 
     #[test]
     fn commands_push_out_no_event() {
         let queue = Queue::default();
-        assert!(queue.add_commands(&vec![b'x'; MOST_BYTES], 3));
-        assert!(!queue.add_commands(b"one more\n", 1));
+        assert!(queue.add_commands(&vec![b'x'; MOST_BYTES]));
+        assert!(!queue.add_commands(b"one more\n"));
         for number in 0..=MOST_EVENTS {
             assert_eq!(queue.add_event(b"an event\n"), number < MOST_EVENTS, "{number}");
         }
         take(&queue);
-        assert!(
-            !queue.add_commands(b"y\n", 1) && !queue.add_event(b"z\n"),
-            "what is not written waits still"
-        );
+        assert!(!queue.add_commands(b"y\n") && !queue.add_event(b"z\n"), "what is not written waits still");
         queue.done();
-        assert!(queue.add_commands(b"y\n", 1) && queue.add_event(b"z\n"));
+        assert!(queue.add_commands(b"y\n") && queue.add_event(b"z\n"));
     }
 
     #[test]
@@ -160,7 +152,7 @@ mod tests {
             let waits = scope.spawn(|| queue.take(Duration::from_secs(3_600), &mut Vec::new()));
             assert!(queue.add_event(b"one\n"));
             queue.end();
-            assert_eq!(waits.join().unwrap(), Some(Amount { events: 1, ..Amount::default() }));
+            assert!(waits.join().unwrap());
         });
     }
 }

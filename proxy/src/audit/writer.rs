@@ -43,7 +43,7 @@ impl Sink {
 
     /// Queues so many whole lines of commands; where too much waits they are dropped and counted.
     pub fn send_lines(&self, lines: &[u8], count: u64) {
-        self.count(self.queue.add_commands(lines, count), count);
+        self.count(self.queue.add_commands(lines), count);
     }
 
     fn count(&self, queued: bool, lines: u64) {
@@ -89,7 +89,7 @@ fn write_all(queue: &Queue, file: Option<&File>, metrics: &Metrics) {
     let mut batch = Vec::new();
     let mut torn = false;
     let (mut told_at, mut lost) = (None, 0);
-    while queue.take(GATHER, &mut batch).is_some() {
+    while queue.take(GATHER, &mut batch) {
         let mut written = 0;
         if let Err(error) = end_torn(file, &mut torn).and_then(|()| write_out(file, &batch, &mut written)) {
             let (done, rest) = batch.split_at_checked(written).unwrap_or_default();

@@ -85,14 +85,13 @@ pub(super) fn judged_by_source(shared: &Shared, refusal: Refusal, remote: Socket
 }
 
 pub(super) fn note_refusal(shared: &Shared, facts: &mut Facts, refusal: &Refusal) {
-    tracing::debug!(user = %facts.about().user, kind = refusal.kind(), %refusal, "refused a client");
+    let about = facts.about();
+    tracing::debug!(user = %about.user, kind = refusal.kind(), %refusal, "refused a client");
     if let Refusal::Limit { limit, .. } = refusal {
         let who = match *limit {
-            "failed_sign_ins" => facts.about().remote.clone(),
-            "database" => {
-                facts.about().database.as_ref().map(|known| known.name.to_string()).unwrap_or_default()
-            }
-            _ => facts.about().user.clone(),
+            "failed_sign_ins" => about.remote.clone(),
+            "database" => about.database.as_ref().map(|known| known.name.to_string()).unwrap_or_default(),
+            _ => about.user.clone(),
         };
         note_limit(shared, limit, &who);
         if *limit == "failed_sign_ins" {

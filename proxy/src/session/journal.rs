@@ -169,8 +169,13 @@ impl Journal {
 
     /// Behind the commands that were before it.
     fn send(&mut self, kind: EventKind, success: bool, particulars: &Particulars<'_>) {
+        let now = self.facts.time();
+        self.send_at(&now, kind, success, particulars);
+    }
+
+    fn send_at(&mut self, time: &str, kind: EventKind, success: bool, particulars: &Particulars<'_>) {
         self.hand_on();
-        self.sink.send(&self.facts.event(kind, success, particulars));
+        self.sink.send(&self.facts.event_at(time, kind, success, particulars));
     }
 
     fn send_failure(&mut self, failure: &Failure, repeated: Option<u64>) {
@@ -229,7 +234,6 @@ impl Journal {
     /// Closes the books. `error` is empty where the client just left.
     pub fn close(&mut self, error: &str, message: &str) {
         self.summarise();
-        self.hand_on();
         let now = self.facts.time();
         let particulars = Particulars {
             error,
@@ -241,7 +245,7 @@ impl Journal {
             duration_us: self.facts.age_us(),
             ..Particulars::default()
         };
-        self.sink.send(&self.facts.event_at(&now, EventKind::SessionEnd, true, &particulars));
+        self.send_at(&now, EventKind::SessionEnd, true, &particulars);
     }
 
     /// Says that the client sent what is no RESP.
