@@ -128,9 +128,8 @@ impl ClusterSession {
         let place = (piece.number, piece.part.unwrap_or(0));
         let (primary, is_front) = (!of_replica, piece.number == self.order.first());
         // What a transaction or a WATCH stands on gets nothing that does not belong to it.
-        let pinned = self.pinned_link();
-        let mut known = [0; 2];
-        let mut found = None;
+        let pinned = self.pinned().map(|(link, _)| link);
+        let (mut shared, mut fronts, mut found) = (0, 0, None);
         for (id, link) in self.links.iter_mut().filter(|(_, link)| link.is_usable() && link.node == *node) {
             let fits = match link.purpose {
                 Purpose::Main => primary && Some(id) != pinned,
@@ -142,18 +141,18 @@ impl ClusterSession {
                 found = Some(id);
             }
             match link.purpose {
-                Purpose::Main | Purpose::Detour => known[0] += 1,
-                Purpose::Front => known[1] += 1,
+                Purpose::Main | Purpose::Detour => shared += 1,
+                Purpose::Front => fronts += 1,
                 Purpose::Replica => {}
             }
         }
         if found.is_some() {
             return found;
         }
-        match known {
-            [0, _] => self.dial(node, if of_replica { Purpose::Replica } else { Purpose::Main }),
-            [1..=MOST_DETOURS, _] => self.dial(node, Purpose::Detour),
-            [_, ..MOST_DETOURS] if is_front => self.dial(node, Purpose::Front),
+        match shared {
+            0 => self.dial(node, if of_replica { Purpose::Replica } else { Purpose::Main }),
+            1..=MOST_DETOURS => self.dial(node, Purpose::Detour),
+            _ if is_front && fronts < MOST_DETOURS => self.dial(node, Purpose::Front),
             _ => None,
         }
     }
@@ -213,7 +212,8 @@ impl ClusterSession {
             Awaiting::Link(at) if at == id => Some(entry.slot),
             _ => None,
         });
-        let slot = self.pinned_slot(id).or(first).unwrap_or(NO_SLOT);
+        let pinned = self.pinned().filter(|(link, _)| *link == id).map(|(_, slot)| slot);
+        let slot = pinned.or(first).unwrap_or(NO_SLOT);
         let node = self.node_in_trouble(slot);
         let Some(link) = self.links.get(id) else { return };
         let node = node.unwrap_or_else(|| link.node.clone());

@@ -78,26 +78,18 @@ impl ClusterSession {
         self.transaction.watch.is_some()
     }
 
+    /// The link that holds what cannot be moved elsewhere, if there is one, and the slot on account of which it does:
+    /// a transaction that follows a WATCH runs where that was sent to.
+    pub(super) fn pinned(&self) -> Option<(LinkId, u16)> {
+        match self.transaction.phase {
+            Phase::Pinned { link, slot } => Some((link, slot)),
+            _ => self.transaction.watch.map(|watch| (watch.link, watch.slot)),
+        }
+    }
+
     /// Whether a link holds what cannot be moved elsewhere.
     pub(super) fn pins(&self, id: LinkId) -> bool {
-        matches!(self.transaction.phase, Phase::Pinned { link, .. } if link == id)
-            || self.transaction.watch.is_some_and(|watch| watch.link == id)
-    }
-
-    /// The link that holds what cannot be moved elsewhere, if there is one.
-    pub(super) fn pinned_link(&self) -> Option<LinkId> {
-        match self.transaction.phase {
-            Phase::Pinned { link, .. } => Some(link),
-            _ => self.transaction.watch.map(|watch| watch.link),
-        }
-    }
-
-    /// The slot on account of which a link is pinned.
-    pub(super) fn pinned_slot(&self, id: LinkId) -> Option<u16> {
-        match self.transaction.phase {
-            Phase::Pinned { link, slot } if link == id => Some(slot),
-            _ => self.transaction.watch.filter(|watch| watch.link == id).map(|watch| watch.slot),
-        }
+        self.pinned().is_some_and(|(link, _)| link == id)
     }
 
     /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.

@@ -96,11 +96,7 @@ fn a_node_that_refuses_the_clients_own_password_is_sent_nothing() {
             ..world.database("legacy")
         };
         legacy.endpoint.port = cluster.nodes[0].port;
-        world.put(keystile_model::feed::Entity::StaticDatabase(Box::new(legacy))).await;
-        support::wait_until("it is known", || {
-            world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database("legacy").is_some())
-        })
-        .await;
+        world.add(legacy).await;
         // The user is known at one node alone, and the other one lets in whoever says nothing.
         cluster.nodes[1].ok(&["ACL", "SETUSER", "own", "resetpass", ">another"]);
         cluster.nodes[1].ok(&["ACL", "SETUSER", "default", "on", "nopass", "~*", "&*", "+@all"]);

@@ -156,11 +156,7 @@ fn a_confirmation_that_nobody_awaits_is_no_reply() {
             ..world.database("legacy")
         };
         legacy.endpoint.port = cluster.nodes[0].port;
-        world.put(keystile_model::feed::Entity::StaticDatabase(Box::new(legacy))).await;
-        support::wait_until("it is known", || {
-            world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database("legacy").is_some())
-        })
-        .await;
+        world.add(legacy).await;
         let mut client = world.routed("bob", "legacy", "own").await;
         assert_eq!(client.command(&["AUTH", "their-own"]).await, "+OK");
         let shard = key_of(&cluster, 0);

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keystile_model::database::{Database, Endpoint, Node};
-use keystile_model::feed::Entity;
 use keystile_resp::request::{Limits, Scanner, Step};
 use keystile_resp::slot;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -84,6 +83,15 @@ impl Told {
     }
 }
 
+fn endpoint(port: u16) -> Endpoint {
+    Endpoint { host: "localhost".to_owned(), port }
+}
+
+/// A node as discovery finds it.
+fn known(role: &str, port: u16, slots: Vec<(u16, u16)>) -> Node {
+    Node { id: port.to_string(), role: role.to_owned(), endpoint: Some(endpoint(port)), slots }
+}
+
 #[test]
 fn what_waits_on_a_link_that_is_dialled_again_is_not_overtaken() {
     run(async {
@@ -97,24 +105,14 @@ fn what_waits_on_a_link_that_is_dialled_again_is_not_overtaken() {
             asked.iter().filter(|(_, asked)| asked == name).map(|(port, _)| *port).collect()
         };
         let serving = nodes.listen(primary).await;
-        let endpoint = |port| Endpoint { host: "localhost".to_owned(), port };
-        let known = |role: &str, port: u16| Node {
-            id: port.to_string(),
-            role: role.to_owned(),
-            endpoint: Some(endpoint(port)),
-            slots: vec![(0, 16_383)],
-        };
+        let all = || vec![(0, 16_383)];
         let database = Database {
             cluster_mode: true,
             endpoint: endpoint(primary),
-            nodes: vec![known("primary", primary), known("replica", replica)],
+            nodes: vec![known("primary", primary, all()), known("replica", replica, all())],
             ..world.database("told")
         };
-        world.put(Entity::Database(Box::new(database))).await;
-        wait_until("it is known", || {
-            world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database("told").is_some())
-        })
-        .await;
+        world.add(database).await;
         let mut client = world.routed("alice", "told", "iam-rw").await;
         assert_eq!(client.command(&["ECHO", "x"]).await, "+OK");
         // The primary goes. What is kept nowhere waits on its link, which finds the replica in the end: nobody tells
@@ -150,32 +148,22 @@ fn a_long_pipeline_over_many_shards_finds_its_way_to_a_new_one() {
             (port != taker && slot::of_key(key).is_multiple_of(2)).then_some(taker)
         });
         let nodes = Told { acceptor, asked: Asked::default(), may, moved };
-        let endpoint = |port| Endpoint { host: "localhost".to_owned(), port };
-        let mut known = Vec::new();
+        let mut shards = Vec::new();
         for (number, port) in (0..).zip(&ports) {
             nodes.listen(*port).await;
-            known.push(Node {
-                id: port.to_string(),
-                role: "primary".to_owned(),
-                endpoint: Some(endpoint(*port)),
-                slots: vec![(number * 1_820, (number * 1_820 + 1_819).min(16_383))],
-            });
+            let last = if number == 8 { 16_383 } else { number * 1_820 + 1_819 };
+            shards.push(known("primary", *port, vec![(number * 1_820, last)]));
         }
-        known[8].slots = vec![(8 * 1_820, 16_383)];
         for round in 0..5 {
             // Another name, and so another map.
             let name = format!("told-{round}");
             let database = Database {
                 cluster_mode: true,
                 endpoint: endpoint(ports[0]),
-                nodes: known.clone(),
+                nodes: shards.clone(),
                 ..world.database(&name)
             };
-            world.put(Entity::Database(Box::new(database))).await;
-            wait_until("it is known", || {
-                world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database(&name).is_some())
-            })
-            .await;
+            world.add(database).await;
             let mut client = world.routed("alice", &name, "iam-rw").await;
             let pipeline: Vec<u8> = (0..1_000)
                 .flat_map(|key: u32| {
@@ -206,31 +194,21 @@ fn what_is_sent_again_keeps_out_of_a_transaction() {
             _ => None,
         });
         let nodes = Told { acceptor, asked: Asked::default(), may, moved };
-        let endpoint = |port| Endpoint { host: "localhost".to_owned(), port };
-        let (from, cut) = (slot::of_key(b"s"), |port, slots| Node {
-            id: u16::to_string(&port),
-            role: "primary".to_owned(),
-            endpoint: Some(endpoint(port)),
-            slots,
-        });
+        let from = slot::of_key(b"s");
         let database = Database {
             cluster_mode: true,
             endpoint: endpoint(t),
             nodes: vec![
-                cut(t, vec![(0, from - 1), (from + 1, 16_382)]),
-                cut(s, vec![(from, from)]),
-                cut(u, vec![(16_383, 16_383)]),
+                known("primary", t, vec![(0, from - 1), (from + 1, 16_382)]),
+                known("primary", s, vec![(from, from)]),
+                known("primary", u, vec![(16_383, 16_383)]),
             ],
             ..world.database("told")
         };
         for port in [t, s, u] {
             nodes.listen(port).await;
         }
-        world.put(Entity::Database(Box::new(database))).await;
-        wait_until("it is known", || {
-            world.shared.policy.borrow().policy.as_ref().is_some_and(|p| p.database("told").is_some())
-        })
-        .await;
+        world.add(database).await;
         let mut client = world.routed("alice", "told", "iam-rw").await;
         assert_eq!(client.command(&["WATCH", "k"]).await, "+OK");
         let pipeline = [&["GET", "a"][..], &["SET", "s", "1"], &["MULTI"], &["SET", "k", "1"]];

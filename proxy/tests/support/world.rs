@@ -156,6 +156,18 @@ impl World {
         self.change(Change::Put(entity)).await;
     }
 
+    /// Adds a database, and waits until the proxy knows it.
+    pub async fn add(&self, database: Database) {
+        let name = database.name.to_string();
+        let is_static = database.kind == DatabaseKind::Static;
+        let entity = if is_static { Entity::StaticDatabase } else { Entity::Database };
+        self.put(entity(Box::new(database))).await;
+        wait_until("it is known", || {
+            self.shared.policy.borrow().policy.as_ref().is_some_and(|policy| policy.database(&name).is_some())
+        })
+        .await;
+    }
+
     pub async fn change(&self, change: Change) {
         let feed = change.key().kind.feed();
         let head = self.store.head(feed, Consistency::Strong).await.unwrap();
