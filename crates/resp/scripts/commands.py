@@ -24,6 +24,8 @@ pubsub admin fast slow blocking dangerous connection transaction scripting""".sp
 FLAGS = """write readonly denyoom admin pubsub noscript blocking loading stale skip_monitor
 skip_slowlog asking fast no_auth may_replicate no_async_loading no_multi movablekeys
 no_mandatory_keys allow_busy""".split()
+# What newer servers call otherwise.
+RENAMED_FLAGS = {"skip_commandlog": "skip_slowlog"}
 KEY_FLAGS = """RO RW OW RM access update insert delete not_key incomplete variable_flags""".split()
 REQUEST_POLICIES = ["all_nodes", "all_shards", "multi_shard", "special"]
 RESPONSE_POLICIES = """one_succeeded all_succeeded agg_logical_and agg_logical_or agg_min agg_max
@@ -32,6 +34,7 @@ agg_sum special""".split()
 MASK = (1 << 64) - 1
 SEED = 0x9E3779B97F4A7C15
 MULTIPLIER = 0xD6E8FEB86659FD93
+# One for each value of the hash's top byte.
 BUCKETS = 256
 SLOTS = 1024
 NO_COMMAND = 0xFFFF
@@ -79,18 +82,19 @@ def known_tips(tips):
 def describe(row, docs, container=None):
     name = row[0].split("|")[-1]
     doc = pairs(docs.get(row[0], []))
+    flags = [RENAMED_FLAGS.get(flag, flag) for flag in row[2]]
     told = {
         "name": name,
         "container": container,
         "arity": row[1],
-        "flags": sorted(flag for flag in row[2] if flag in FLAGS),
+        "flags": sorted(flags),
         "keys": row[3:6],
         "categories": sorted(category.lstrip("@") for category in row[6]),
         "tips": known_tips(row[7]),
         "specs": [key_spec(spec) for spec in row[8]],
         "since": doc.get("since", ""),
     }
-    unknown = [flag for flag in row[2] if flag not in FLAGS]
+    unknown = [flag for flag in flags if flag not in FLAGS]
     if unknown:
         raise SystemExit(f"{row[0]} has flags that this script does not know: {unknown}")
     yield told
@@ -160,14 +164,19 @@ def start_state(container):
 
 
 def slot_of(hashed, displacement):
-    return (hashed >> 40) + displacement * (hashed >> 20 | 1) & SLOTS - 1
+    return (hashed >> 46) + displacement * (hashed >> 24 | 1) & SLOTS - 1
+
+
+def bucket_of(hashed):
+    # The top bits: names that end alike, such as EXPIRE and HPEXPIRE, have the low ones in common.
+    return hashed >> 56
 
 
 def place(hashes):
     """Finds a displacement for each bucket so that no two commands share a slot."""
     buckets = {}
     for index, hashed in enumerate(hashes):
-        buckets.setdefault(hashed & BUCKETS - 1, []).append(index)
+        buckets.setdefault(bucket_of(hashed), []).append(index)
     displacements, slots = [0] * BUCKETS, [NO_COMMAND] * SLOTS
     for bucket, members in sorted(buckets.items(), key=lambda item: -len(item[1])):
         for displacement in range(1 << 16):
@@ -259,8 +268,9 @@ def render():
 
 
 def generate():
+    text = render()
     with open(TABLE, "w", encoding="utf-8") as out:
-        out.write(render())
+        out.write(text)
 
 
 def check(addresses):

@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 
 use keystile_resp::command::{
-    self, COUNT, Command, CommandId, Flags, RequestPolicy, ResponsePolicy, key_positions,
+    self, COUNT, Command, CommandId, Flags, RequestPolicy, ResponsePolicy, c_string, key_positions,
 };
 use keystile_resp::slot::{self, SLOTS};
 
@@ -230,13 +230,22 @@ fn barriers() -> &'static [bool; COUNT] {
     })
 }
 
-/// `XREAD` and `XREADGROUP` block only where they say so.
+/// `XREAD` and `XREADGROUP` block only where they say so, among their options.
 fn blocks<A: AsRef<[u8]>>(id: CommandId, args: &[A]) -> bool {
-    let asks = || {
-        let before_keys = args.iter().take_while(|arg| !arg.as_ref().eq_ignore_ascii_case(b"streams"));
-        before_keys.skip(1).any(|arg| arg.as_ref().eq_ignore_ascii_case(b"block"))
-    };
-    !matches!(id.command().name, "xread" | "xreadgroup") || asks()
+    if !matches!(id.command().name, "xread" | "xreadgroup") {
+        return true;
+    }
+    let mut at = 1;
+    while let Some(word) = args.get(at) {
+        at += match c_string(word.as_ref()).to_ascii_lowercase().as_slice() {
+            b"block" => return true,
+            b"streams" => return false,
+            b"group" => 3,
+            b"count" => 2,
+            _ => 1,
+        };
+    }
+    false
 }
 
 fn kind_of(id: CommandId) -> Kind {
@@ -290,6 +299,10 @@ fn of_command(name: &str) -> Option<Kind> {
         "readonly" | "readwrite" => Kind::Fixed(Plan::Session),
         "asking" => Kind::Fixed(Plan::Local(Local::Ok)),
         "select" => Kind::Fixed(Plan::AllLinks),
+        // Its cursor names the slot by its hash tag.
+        "clusterscan" => Kind::Own(|args| of_key(args.get(1))),
+        // The tips would have it in parts; but it sets all keys or none, and says which.
+        "msetex" => Kind::Keys,
         "scan" => Kind::Own(scan),
         "keys" => Kind::Own(keys),
         "info" => Kind::Own(info),
@@ -312,7 +325,10 @@ fn of_subcommand(container: &str, name: &str) -> Option<Kind> {
         ("client", "kill") => return Some(Kind::Own(clients::kill)),
         ("client", "list") => return Some(Kind::Own(clients::list)),
         ("client", "unblock") => return Some(Kind::Own(clients::unblock)),
-        ("client", "capa" | "no-evict" | "no-touch" | "setinfo" | "setname" | "tracking") => Plan::AllLinks,
+        (
+            "client",
+            "capa" | "import-source" | "no-evict" | "no-touch" | "setinfo" | "setname" | "tracking",
+        ) => Plan::AllLinks,
         ("client", "pause" | "unpause") => Plan::AllPrimaries(Merge::AllSucceeded),
         ("cluster", "slots") => Plan::Local(Local::Slots),
         ("cluster", "shards") => Plan::Local(Local::Shards),
@@ -337,7 +353,7 @@ fn of_subcommand(container: &str, name: &str) -> Option<Kind> {
         // A pattern that may match key events is at each primary, and all that sessions subscribe to is at home.
         ("pubsub", "numpat") => Plan::AllNodes(Merge::Max),
         ("script", "show") => Plan::AllPrimaries(Merge::OneSucceeded),
-        ("slowlog", "get") => return Some(Kind::Own(slowlog_get)),
+        ("slowlog" | "commandlog", "get") => return Some(Kind::Own(log_get)),
         _ => return None,
     }))
 }
@@ -393,11 +409,11 @@ pub(super) fn arity_fits(id: CommandId, count: usize) -> bool {
 }
 
 /// A command of a module or of a newer server: nearly all have their key first. `FT.*` asks an index, which
-/// no slot owns, and subcommands that are not known are of the server, not of a key.
+/// no slot owns; `HOTKEYS` of Redis 8.6, and subcommands that are not known, are of the server, not of a key.
 fn of_unknown<A: AsRef<[u8]>>(args: &[A]) -> Plan {
     let name = args.first().map(AsRef::as_ref).unwrap_or_default();
     let of_index = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"ft."));
-    if of_index || command::find(name).is_some() {
+    if of_index || name.eq_ignore_ascii_case(b"hotkeys") || command::find(name).is_some() {
         return Plan::Home;
     }
     let mut found = Slots::default();
@@ -430,8 +446,8 @@ fn info(args: &[&[u8]]) -> Plan {
     if names_node { Plan::Named } else { Plan::AllPrimaries(Merge::Info) }
 }
 
-/// Servers give ten entries where the request does not say, and all at -1.
-fn slowlog_get(args: &[&[u8]]) -> Plan {
+/// `SLOWLOG GET [count]`, `COMMANDLOG GET count type`: ten entries where the request does not say, and all at -1.
+fn log_get(args: &[&[u8]]) -> Plan {
     newest(args, 10)
 }
 

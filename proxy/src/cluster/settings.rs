@@ -14,8 +14,13 @@ enum About {
     Touch,
     Capabilities,
     Tracking,
+    Import,
+    Database,
     Other,
 }
+
+/// The database of a new connection.
+const FIRST_DATABASE: &[u8] = b"0";
 
 /// One command that sets something of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +32,7 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// A `CLIENT …` of the client's, its arguments the names included.
+    /// A `CLIENT …` or `SELECT` of the client's, its arguments the names included.
     pub(super) fn new<A: AsRef<[u8]>>(id: CommandId, args: &[A]) -> Self {
         let mut request = Vec::new();
         encode::request(&mut request, args);
@@ -40,6 +45,8 @@ impl Setting {
             "no-touch" => (About::Touch, word(2) == b"off"),
             "capa" => (About::Capabilities, false),
             "tracking" => (About::Tracking, word(2) == b"off"),
+            "import-source" => (About::Import, word(2) == b"off"),
+            "select" => (About::Database, word(1) == FIRST_DATABASE),
             _ => (About::Other, true),
         };
         Self { about, back, request: request.into_boxed_slice() }
@@ -80,6 +87,16 @@ impl Settings {
     /// Whether invalidations are sent to this client.
     pub(super) fn tracks(&self) -> bool {
         self.list.iter().any(|setting| setting.about == About::Tracking)
+    }
+
+    /// Whether this is the database that is selected, as the client spelled it.
+    pub(super) fn is_in_database(&self, index: &[u8]) -> bool {
+        let mut request = Vec::new();
+        encode::request(&mut request, &[b"SELECT", index]);
+        match self.list.iter().find(|setting| setting.about == About::Database) {
+            Some(selected) => request.eq_ignore_ascii_case(&selected.request),
+            None => index == FIRST_DATABASE,
+        }
     }
 
     /// Everything is as on a new connection.
@@ -123,8 +140,21 @@ mod tests {
     use super::*;
 
     fn set(settings: &mut Settings, words: &[&str]) {
-        let id = resolve(words[0].as_bytes(), Some(words[1].as_bytes())).id().unwrap();
+        let id = resolve(words[0].as_bytes(), words.get(1).map(|word| word.as_bytes())).id().unwrap();
         settings.keep(Setting::new(id, words));
+    }
+
+    #[test]
+    fn the_database_is_one_of_them() {
+        let mut settings = Settings::default();
+        assert!(settings.is_in_database(b"0") && !settings.is_in_database(b"1"));
+        set(&mut settings, &["select", "1"]);
+        set(&mut settings, &["SELECT", "15"]);
+        assert!(settings.is_in_database(b"15") && !settings.is_in_database(b"1"));
+        assert_eq!(settings.greeting(false), (b"*2\r\n$6\r\nSELECT\r\n$2\r\n15\r\n".to_vec(), 1));
+        set(&mut settings, &["SELECT", "0"]);
+        assert_eq!(settings.greeting(false).1, 0);
+        assert!(settings.is_in_database(b"0") && !settings.is_in_database(b"15"));
     }
 
     #[test]

@@ -327,8 +327,8 @@ fn look_up(start: u64, container: Option<CommandId>, name: &[u8]) -> Option<Comm
         return None;
     }
     let hash = hash_name(start, name);
-    let displacement = u64::from(*table::DISPLACEMENTS.get((hash & 0xFF) as usize)?);
-    let slot = (hash >> 40).wrapping_add(displacement.wrapping_mul(hash >> 20 | 1)) & (SLOT_COUNT - 1);
+    let displacement = u64::from(*table::DISPLACEMENTS.get((hash >> 56) as usize)?);
+    let slot = (hash >> 46).wrapping_add(displacement.wrapping_mul(hash >> 24 | 1)) & (SLOT_COUNT - 1);
     let id = CommandId(*table::SLOTS.get(slot as usize)?);
     let command = table::COMMANDS.get(id.index())?;
     (command.container == container && command.name.as_bytes().eq_ignore_ascii_case(name)).then_some(id)

@@ -23,7 +23,7 @@ enum Join {
 }
 
 /// Fields that count although no rule says so.
-const SUMMED: [&str; 50] = [
+const SUMMED: [&str; 52] = [
     "connected_clients",
     "cluster_connections",
     "maxclients",
@@ -34,7 +34,6 @@ const SUMMED: [&str; 50] = [
     "clients_in_timeout_table",
     "maxmemory",
     "number_of_cached_scripts",
-    "number_of_functions",
     "lazyfree_pending_objects",
     "lazyfreed_objects",
     "rdb_changes_since_last_save",
@@ -73,7 +72,10 @@ const SUMMED: [&str; 50] = [
     "connected_slaves",
     "repl_backlog_size",
     "repl_backlog_histlen",
-    "pubsub_patterns",
+    "pubsubshard_channels",
+    "mem_aof_buffer",
+    "mem_not_counted_for_evict",
+    "mem_overhead_db_hashtable_rehashing",
 ];
 /// What the names of fields that count begin with. (`used_memory_peak` is the sum of peaks: an upper bound.)
 const SUMMED_STARTS: [&str; 14] = [
@@ -92,7 +94,7 @@ const SUMMED_STARTS: [&str; 14] = [
     "acl_access_denied_",
     "io_threaded_",
 ];
-const LARGEST: [&str; 9] = [
+const LARGEST: [&str; 10] = [
     "client_recent_max_input_buffer",
     "client_recent_max_output_buffer",
     "loading",
@@ -101,7 +103,9 @@ const LARGEST: [&str; 9] = [
     "aof_rewrite_in_progress",
     "latest_fork_usec",
     "pubsub_channels",
-    "pubsubshard_channels",
+    // As `PUBSUB NUMPAT`, and every primary has every function.
+    "pubsub_patterns",
+    "number_of_functions",
 ];
 const SMALLEST: [&str; 3] = ["uptime_in_seconds", "uptime_in_days", "rdb_last_save_time"];
 
@@ -291,4 +295,26 @@ fn human(bytes: u64) -> String {
         unit += 1;
     }
     format!("{value:.2}{}", units.get(unit).unwrap_or(&""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_every_shard_is_not_counted_once_for_each() {
+        for (field, joined) in [
+            ("pubsub_patterns", "3"),
+            ("number_of_functions", "3"),
+            ("pubsub_channels", "3"),
+            ("pubsubshard_channels", "5"),
+            ("number_of_cached_scripts", "5"),
+            ("mem_aof_buffer", "5"),
+            ("mem_not_counted_for_evict", "5"),
+            ("uptime_in_seconds", "2"),
+            ("redis_version", "3"),
+        ] {
+            assert_eq!(join(field, "3", "2"), joined, "{field}");
+        }
+    }
 }
