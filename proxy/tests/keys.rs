@@ -67,6 +67,16 @@ fn a_role_reaches_its_own_keys_alone() {
         assert_eq!(shop.ask("CLIENT TRACKING OFF").await, "+OK");
         shop.send(request(&[b"XREAD", b"COUNT", b"1", b"STREAMS\0", b"order:1", b"0"])).await;
         refused(&shop.line().await, "one of its keys");
+        // A group or a consumer may be called as the option is.
+        for group in ["GROUP g STREAMS", "GROUP STREAMS c", "GROUP STREAMS STREAMS", "GROUP BLOCK STREAMS"] {
+            for before in ["", "COUNT 1 ", "NOACK "] {
+                let read = format!("XREADGROUP {before}{group} STREAMS order:1 >");
+                refused(&shop.ask(&read).await, "one of its keys");
+                let read = format!("XREADGROUP {before}{group} STREAMS cart:1 >");
+                assert!(shop.ask(&read).await.starts_with("-NOGROUP"), "{read}");
+            }
+        }
+        refused(&shop.ask("EXEC IFEQ order:1 x").await, "cannot be located");
         let line = shop.ask("SORT cart:9").await;
         assert!(line.starts_with("-NOPERM User iam-rw"), "the cache's own ACL: {line}");
         assert!(
@@ -141,6 +151,32 @@ fn subscribers_end_when_the_rules_on_keys_change() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         panic!("the new rules do not reach a live session");
+    });
+}
+
+#[test]
+fn who_is_told_of_changed_keys_ends_when_the_rules_on_keys_change() {
+    run(async {
+        let world = World::start(&[]).await;
+        let mut alice = world.routed("alice", "orders", "iam-rw").await;
+        assert!(alice.command(&["HELLO", "3"]).await.contains("proto :3"));
+        assert_eq!(alice.ask("CLIENT TRACKING ON BCAST PREFIX order:").await, "+OK");
+        world.put(user("alice", &["checkout"])).await;
+        assert!(alice.rest().await.contains("the rules on keys and channels have changed: connect again"));
+    });
+}
+
+#[test]
+fn a_long_pattern_costs_no_room() {
+    run(async {
+        let world = World::start(&[]).await;
+        let mut shop = world.routed("shop", "orders", "iam-rw").await;
+        let pattern = "[]".repeat(5_000);
+        for command in ["PSUBSCRIBE", "SUBSCRIBE", "SSUBSCRIBE"] {
+            let answer = set(&mut shop, &[command.as_bytes(), b"news", pattern.as_bytes()]).await;
+            assert!(answer.contains("the name of a channel has at most 8,192 bytes"), "{answer}");
+        }
+        assert_eq!(shop.ask("PING").await, "+PONG");
     });
 }
 

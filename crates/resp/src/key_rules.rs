@@ -9,8 +9,16 @@ use thiserror::Error;
 use crate::glob::Glob;
 use crate::touch::{Access, Touch};
 
-/// How channels of keyspace notifications begin: they tell keys, in their name or in their messages.
-const NOTIFICATIONS: [&[u8]; 2] = [b"__keyspace@", b"__keyevent@"];
+/// How channels of keyspace notifications begin: they tell keys, in their name or in their messages. Redis 8.8 has
+/// those of the fields of hashes.
+const NOTIFICATIONS: [&[u8]; 6] = [
+    b"__keyspace@",
+    b"__keyevent@",
+    b"__subkeyspace@",
+    b"__subkeyevent@",
+    b"__subkeyspaceitem@",
+    b"__subkeyspaceevent@",
+];
 
 /// Longest pattern, in bytes.
 pub const MOST_PATTERN: usize = 512;

@@ -80,6 +80,7 @@ enum Class {
     Bitfield,
     Geo,
     Sort,
+    Streams,
     Whole(Access),
     Script,
     Listen,
@@ -88,6 +89,8 @@ enum Class {
     Channels,
     ChannelNames,
     Tracking,
+    /// Nothing where it stands alone.
+    Alone,
 }
 
 /// Whether a command touches keys, and whether channels, whatever its arguments.
@@ -95,8 +98,10 @@ enum Class {
 pub fn reach(id: CommandId) -> (bool, bool) {
     match class(id) {
         Class::Nothing => (false, false),
-        Class::Keys | Class::Set | Class::Bitfield | Class::Geo | Class::Sort => (true, false),
-        Class::Whole(_) | Class::Tracking => (true, false),
+        Class::Keys | Class::Set | Class::Bitfield | Class::Geo | Class::Sort | Class::Streams => {
+            (true, false)
+        }
+        Class::Whole(_) | Class::Tracking | Class::Alone => (true, false),
         // The channels of keyspace notifications tell keys.
         Class::Listen | Class::ListenPattern | Class::Script => (true, true),
         Class::Publish | Class::Channels | Class::ChannelNames => (false, true),
@@ -123,6 +128,7 @@ pub fn all_touches<A: Arguments + ?Sized>(
         }
         Class::Geo => geo(id, args, &mut touch),
         Class::Sort => sort_keys(args, &mut touch),
+        Class::Streams => streams(id, args, &mut touch),
         Class::Whole(access) => touch(Touch::AnyKey(access)),
         Class::Script => touch(Touch::AnyKey(Access::BOTH)) && touch(Touch::AnyChannel),
         Class::Listen => words(args, 1, |channel| touch(Touch::Listen(channel))),
@@ -131,6 +137,7 @@ pub fn all_touches<A: Arguments + ?Sized>(
         Class::Channels => words(args, 2, |channel| touch(Touch::Listen(channel))),
         Class::ChannelNames => touch(Touch::AnyChannel),
         Class::Tracking => tracking(args, &mut touch),
+        Class::Alone => args.count() == 1 || touch(Touch::Unseen),
     }
 }
 
@@ -236,6 +243,32 @@ fn sort_keys<A: Arguments + ?Sized>(args: &A, touch: &mut impl FnMut(Touch<'_>) 
     true
 }
 
+/// The specs find the first `STREAMS`, which may be the name of a group or a consumer; the server steps over those.
+fn streams<A: Arguments + ?Sized>(
+    id: CommandId,
+    args: &A,
+    touch: &mut impl FnMut(Touch<'_>) -> bool,
+) -> bool {
+    let of_group = id.command().name == "xreadgroup";
+    let mut at = 1;
+    let first = loop {
+        at += match args.word(at) {
+            word if is(word, &["STREAMS"]) => break at + 1,
+            word if is(word, &["BLOCK", "COUNT"]) => 2,
+            word if of_group && is(word, &["GROUP"]) => 3,
+            word if of_group && is(word, &["NOACK"]) => 1,
+            // Not there, or of a newer server.
+            _ => return touch(Touch::Unseen),
+        };
+    };
+    let rest = args.count().saturating_sub(first);
+    if rest == 0 || !rest.is_multiple_of(2) {
+        return touch(Touch::Unseen);
+    }
+    (first..first + rest / 2)
+        .all(|at| touch(args.word(at).map_or(Touch::Unseen, |key| Touch::Key(key, Access::READ))))
+}
+
 /// In broadcast mode the client hears the names of all keys that begin with one of its prefixes; otherwise
 /// those of keys that it has read itself.
 fn tracking<A: Arguments + ?Sized>(args: &A, touch: &mut impl FnMut(Touch<'_>) -> bool) -> bool {
@@ -298,6 +331,7 @@ fn of_command(name: &str) -> Option<Class> {
         "bitfield" => Class::Bitfield,
         "georadius" | "georadiusbymember" => Class::Geo,
         "sort" | "sort_ro" => Class::Sort,
+        "xread" | "xreadgroup" => Class::Streams,
         "eval" | "evalsha" | "eval_ro" | "evalsha_ro" | "fcall" | "fcall_ro" => Class::Script,
         "keys" | "scan" | "randomkey" | "dbsize" => Class::Whole(Access::READ),
         "flushall" | "flushdb" => Class::Whole(Access::WRITE),
@@ -306,7 +340,11 @@ fn of_command(name: &str) -> Option<Class> {
         "publish" | "spublish" => Class::Publish,
         // Leaving a channel tells and changes nothing, and the servers allow it to everybody.
         "unsubscribe" | "punsubscribe" | "sunsubscribe" => Class::Nothing,
-        "asking" | "auth" | "command" | "discard" | "echo" | "exec" | "hello" | "multi" | "ping" | "quit"
+        // Servers to come take conditions on keys (`EXEC IFEQ key value`).
+        "exec" => Class::Alone,
+        // A part of a walk over all keys.
+        "clusterscan" => Class::Whole(Access::READ),
+        "asking" | "auth" | "command" | "discard" | "echo" | "hello" | "multi" | "ping" | "quit"
         | "readonly" | "readwrite" | "reset" | "select" | "time" | "unwatch" | "wait" | "waitaof"
         | "info" | "lastsave" | "lolwut" | "role" | "bgrewriteaof" | "bgsave" | "save" => Class::Nothing,
         _ => return None,
@@ -319,8 +357,8 @@ fn of_subcommand(container: &str, name: &str) -> Option<Class> {
         ("client", "tracking") => Class::Tracking,
         ("client" | "command" | "config" | "latency" | "module", _) => Class::Nothing,
         // They tell what others asked for, keys and values with it.
-        ("slowlog", "get") | ("acl", "log") => Class::Whole(Access::READ),
-        ("slowlog", "len" | "reset") => Class::Nothing,
+        ("slowlog" | "commandlog", "get") | ("acl", "log") => Class::Whole(Access::READ),
+        ("slowlog" | "commandlog", "len" | "reset") => Class::Nothing,
         ("acl", "cat" | "dryrun" | "genpass" | "getuser" | "list" | "users" | "whoami") => Class::Nothing,
         ("cluster", "getkeysinslot" | "countkeysinslot") => Class::Whole(Access::READ),
         (

@@ -58,7 +58,7 @@ impl Session {
 }
 
 /// Also what the table does not know: modules have calls that block.
-fn may_block(label: Label) -> bool {
+pub(crate) fn may_block(label: Label) -> bool {
     CommandId::new(label).is_none_or(|id| id.command().flags.contains(Flags::BLOCKING))
 }
 

@@ -121,6 +121,11 @@ fn known(
         );
         return Err(Refused::new(Some(id), "NOPERM", "db_commands", text));
     }
+    // Before the rules look at it: a pattern takes room in proportion to its length.
+    let names_channels = matches!(kind, Special::Subscribe(_) | Special::Unsubscribe(_));
+    if names_channels && request.args(buf).any(|channel| channel.len() > MOST_CHANNEL) {
+        return refuse("ERR", "too long", "the name of a channel has at most 8,192 bytes here");
+    }
     if let Err(outside) = circumstances.gate.look(id, &Words::of(request, buf)) {
         return Err(Refused::new(Some(id), "NOPERM", outside.rule, outside.why));
     }
@@ -140,11 +145,6 @@ fn known(
         }
         Special::Subscribe(_) | Special::Unsubscribe(_) if circumstances.in_multi => {
             refuse("ERR", "in MULTI", "subscriptions are not allowed inside MULTI")
-        }
-        Special::Subscribe(_) | Special::Unsubscribe(_)
-            if request.args(buf).any(|channel| channel.len() > MOST_CHANNEL) =>
-        {
-            refuse("ERR", "too long", "the name of a channel has at most 8,192 bytes here")
         }
         kind => Ok(kind),
     }
