@@ -15,7 +15,7 @@ const MOST_BYTES: usize = 32 * 1024 * 1024;
 const KEEP: usize = 256 * 1024;
 
 /// What the bounds are about.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Amount {
     /// Lines of events.
     events: u64,
@@ -105,6 +105,13 @@ impl Queue {
     /// What was taken is written, or lost.
     pub(super) fn done(&self) {
         self.lock().taken = Amount::default();
+    }
+
+    /// Whether nothing waits, and all that was taken is written or lost.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.bytes.is_empty() && state.taken == Amount::default()
     }
 }
 

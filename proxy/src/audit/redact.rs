@@ -11,6 +11,9 @@ const MOST_ARGUMENT: usize = 128;
 /// Longest text that is shown, in bytes.
 const MOST_TEXT: usize = 2_048;
 
+/// How servers begin an error that repeats what they do not know; some in capitals.
+const UNKNOWN: [&str; 2] = ["ERR unknown command", "ERR unknown subcommand"];
+
 /// From which argument on (the name is 0) a command's arguments may be secrets; `None` shows all.
 fn secret_from(id: Option<CommandId>) -> Option<usize> {
     // An unknown command of a module: nobody knows.
@@ -20,7 +23,7 @@ fn secret_from(id: Option<CommandId>) -> Option<usize> {
         (None, "auth" | "hello" | "migrate") | (Some("acl" | "config"), _) => {
             Some(if own.container.is_some() { 2 } else { 1 })
         }
-        (None, "eval" | "eval_ro" | "evalsha" | "evalsha_ro") => Some(2),
+        (None, "eval" | "eval_ro" | "evalsha" | "evalsha_ro" | "fcall" | "fcall_ro") => Some(2),
         (Some("script" | "function"), _) => Some(2),
         _ => None,
     }
@@ -33,13 +36,17 @@ pub fn name(id: Option<CommandId>) -> String {
 }
 
 /// What may be shown of a server's error: it repeats arguments, so of a command whose arguments may be secrets,
-/// and of one that was misspelt, no more than its code.
+/// and of one that the server does not know, no more than that.
 #[must_use]
 pub fn error(id: Option<CommandId>, text: &str) -> String {
-    match (secret_from(id), id) {
-        (None, _) => text.to_owned(),
-        (Some(_), None) if text.starts_with("ERR unknown command") => "ERR unknown command".to_owned(),
-        (Some(_), _) => text.split(' ').next().unwrap_or_default().to_owned(),
+    let is_unknown =
+        |what: &str| text.get(..what.len()).is_some_and(|start| start.eq_ignore_ascii_case(what));
+    if let Some(what) = UNKNOWN.into_iter().find(|what| is_unknown(what)) {
+        return what.to_owned();
+    }
+    match secret_from(id) {
+        None => text.to_owned(),
+        Some(_) => text.split(' ').next().unwrap_or_default().to_owned(),
     }
 }
 
@@ -88,6 +95,18 @@ mod tests {
     fn errors_repeat_no_secrets() {
         let typo = "ERR unknown command 'AUHT', with args beginning with: 'u' 'hunter2' ";
         assert_eq!(error(None, typo), "ERR unknown command");
+        // A server that is older than the command.
+        for (name, text) in [
+            ("FCALL", "ERR unknown command 'FCALL', with args beginning with: 'f' '1' 'k' 'hunter2' "),
+            ("SMISMEMBER", "ERR unknown command `SMISMEMBER`, with args beginning with: `s`, `hunter2`, "),
+        ] {
+            assert_eq!(error(command::resolve(name.as_bytes(), None).id(), text), "ERR unknown command");
+        }
+        let object = command::resolve(b"OBJECT", Some(b"ENCODING")).id();
+        assert_eq!(
+            error(object, "ERR Unknown subcommand or wrong number of arguments for 'x'"),
+            "ERR unknown subcommand"
+        );
         let acl = command::resolve(b"ACL", Some(b"SETUSER")).id();
         assert_eq!(error(acl, "ERR Error in ACL SETUSER modifier 'hunter2': Syntax error"), "ERR");
         let get = command::resolve(b"GET", None).id();
@@ -104,6 +123,7 @@ mod tests {
             vec!["CONFIG", "SET", "requirepass", "hunter2"],
             vec!["MIGRATE", "h", "1", "k", "0", "1", "AUTH", "hunter2"],
             vec!["EVAL", "return 1", "0", "hunter2"],
+            vec!["FCALL", "f", "1", "k", "hunter2"],
             vec!["MY.MODULE", "hunter2"],
         ] {
             assert!(!shown(&words).contains("hunter2"), "{words:?}: {}", shown(&words));

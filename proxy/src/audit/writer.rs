@@ -65,16 +65,16 @@ impl Writer {
     /// # Errors
     /// When the file cannot be opened or the thread cannot be started.
     pub fn start(target: &Target, metrics: Arc<Metrics>) -> io::Result<(Self, Sink)> {
-        let file = match target {
-            Target::Stdout => None,
-            Target::File(path) => Some(OpenOptions::new().append(true).create(true).open(path)?),
+        let out = match target {
+            Target::Stdout => Out::Stdout(io::stdout()),
+            Target::File(path) => Out::File(OpenOptions::new().append(true).create(true).open(path)?),
         };
         let queue = Arc::<Queue>::default();
         let sink = Sink { queue: Arc::clone(&queue), metrics: Arc::clone(&metrics) };
         let lines = Arc::clone(&queue);
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || write_all(&lines, file.as_ref(), &metrics))?;
+            .spawn(move || write_all(&lines, out, &metrics))?;
         Ok((Self { queue, thread }, sink))
     }
 
@@ -85,13 +85,38 @@ impl Writer {
     }
 }
 
-fn write_all(queue: &Queue, file: Option<&File>, metrics: &Metrics) {
+/// The open target.
+#[derive(Debug)]
+enum Out {
+    Stdout(io::Stdout),
+    File(File),
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stdout(out) => out.write(bytes),
+            Self::File(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stdout(out) => out.flush(),
+            Self::File(file) => file.flush(),
+        }
+    }
+}
+
+fn write_all(queue: &Queue, mut out: impl Write, metrics: &Metrics) {
     let mut batch = Vec::new();
     let mut torn = false;
     let (mut told_at, mut lost) = (None, 0);
     while queue.take(GATHER, &mut batch) {
         let mut written = 0;
-        if let Err(error) = end_torn(file, &mut torn).and_then(|()| write_out(file, &batch, &mut written)) {
+        if let Err(error) =
+            end_torn(&mut out, &mut torn).and_then(|()| write_out(&mut out, &batch, &mut written))
+        {
             let (done, rest) = batch.split_at_checked(written).unwrap_or_default();
             torn |= done.last().is_some_and(|byte| *byte != b'\n');
             let lines = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -114,27 +139,16 @@ fn write_all(queue: &Queue, file: Option<&File>, metrics: &Metrics) {
 }
 
 /// What is on the disk of a line that did not fit must not swallow the next one.
-fn end_torn(file: Option<&File>, torn: &mut bool) -> io::Result<()> {
+fn end_torn(out: &mut impl Write, torn: &mut bool) -> io::Result<()> {
     if *torn {
-        write_out(file, b"\n", &mut 0)?;
+        write_out(out, b"\n", &mut 0)?;
         *torn = false;
     }
     Ok(())
 }
 
 /// Writes a batch; `written` is how many bytes of it were taken.
-fn write_out(file: Option<&File>, batch: &[u8], written: &mut usize) -> io::Result<()> {
-    match file {
-        Some(file) => write_counted(file, batch, written),
-        None => {
-            let mut out = io::stdout().lock();
-            write_counted(&mut out, batch, written)?;
-            out.flush()
-        }
-    }
-}
-
-fn write_counted(mut out: impl Write, batch: &[u8], written: &mut usize) -> io::Result<()> {
+fn write_out(out: &mut impl Write, batch: &[u8], written: &mut usize) -> io::Result<()> {
     while let Some(rest @ [_, ..]) = batch.get(*written..) {
         match out.write(rest) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -143,11 +157,13 @@ fn write_counted(mut out: impl Write, batch: &[u8], written: &mut usize) -> io::
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    out.flush()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]
@@ -179,5 +195,58 @@ mod tests {
         sink.send_lines(b"a command\nanother\n", 2);
         writer.finish();
         assert_eq!(metrics.audit_dropped.value(), 3);
+    }
+
+    /// A disk that is full after so many bytes, and has room again after so many tries.
+    struct Disk {
+        bytes: Arc<Mutex<Vec<u8>>>,
+        room: usize,
+        fails: u32,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 && self.fails > 0 {
+                self.fails -= 1;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let length = if self.room == 0 { bytes.len() } else { bytes.len().min(self.room) };
+            self.room = self.room.saturating_sub(length);
+            self.bytes.lock().unwrap().extend_from_slice(&bytes[..length]);
+            Ok(length)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_torn_swallows_none_of_those_behind_it() {
+        // The disk is full in the middle of a line, at the end of one, and before the first.
+        for (room, fails, expected, dropped) in [
+            (8, 1, "first\nse\nthird\nfourth\n", 1),
+            // The line's end does not fit either: the third is lost, too.
+            (8, 2, "first\nse\nfourth\n", 2),
+            (6, 1, "first\nthird\nfourth\n", 1),
+            (6, 2, "first\nfourth\n", 2),
+        ] {
+            let bytes = Arc::<Mutex<Vec<u8>>>::default();
+            let (queue, metrics) = (Queue::default(), Metrics::default());
+            let disk = Disk { bytes: Arc::clone(&bytes), room, fails };
+            std::thread::scope(|scope| {
+                scope.spawn(|| write_all(&queue, disk, &metrics));
+                for batch in ["first\nsecond\n", "third\n", "fourth\n"] {
+                    queue.add_commands(batch.as_bytes());
+                    while !queue.is_idle() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                queue.end();
+            });
+            let bytes = bytes.lock().unwrap();
+            assert_eq!(String::from_utf8_lossy(&bytes), expected, "{room} {fails}");
+            assert_eq!(metrics.audit_dropped.value(), dropped, "{room} {fails}");
+        }
     }
 }
