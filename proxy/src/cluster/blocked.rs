@@ -172,8 +172,9 @@ impl ClusterSession {
             return Ok(Taken::No);
         }
         let is_kill = incoming.id.is_some_and(|id| id.command().name == "kill");
-        if is_kill && !self.asks_whence(args) {
-            return Ok(Taken::No);
+        if is_kill {
+            let Some(meaning) = self.meaning_of_kill(args) else { return Ok(Taken::No) };
+            return self.send_home_as(incoming, meaning);
         }
         let parts = self.parts_of_unblock(incoming, args);
         if parts.is_empty() {

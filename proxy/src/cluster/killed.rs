@@ -2,12 +2,12 @@
 //!
 //! What the node kills is a link, and a lost link is no end of a session. So before the command goes home, home is
 //! asked where the clients of these ids come from; whoever loses a home link with that address soon afterwards was
-//! meant. The node decides whether the caller may. The table is of one proxy: what is killed of another one's goes on
-//! with a new link.
+//! meant. The node decides whether the caller may: where it says no, or that it killed nobody, what was named is
+//! withdrawn. The table is of one proxy: what is killed of another one's goes on with a new link.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keystile_model::database::Endpoint;
 use keystile_resp::encode;
@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant};
 
 use super::ClusterSession;
 use super::link::{Link, LinkId, Own};
+use super::order::Meaning;
 use super::value::Value;
 
 /// How long a link that is lost counts as killed.
@@ -22,28 +23,53 @@ const SOON: Duration = Duration::from_secs(5);
 /// Links that are remembered.
 const MOST_NAMED: usize = 1024;
 
-/// Links of any session that were named to be killed: their nodes, and where they come from.
+/// Links of any session that were named to be killed.
 #[derive(Debug, Default)]
-pub(super) struct Killed(Mutex<Vec<(Endpoint, SocketAddr, Instant)>>);
+pub(super) struct Killed(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// The number of the next command that names any.
+    next: u64,
+    named: Vec<Named>,
+}
+
+/// One link, named by one command.
+#[derive(Debug)]
+struct Named {
+    by: u64,
+    node: Endpoint,
+    from: SocketAddr,
+    since: Instant,
+}
 
 impl Killed {
-    fn name(&self, node: &Endpoint, from: SocketAddr, now: Instant) {
-        let mut named = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        named.retain(|(at, known, since)| {
-            now.saturating_duration_since(*since) < SOON && (at != node || *known != from)
-        });
-        if named.len() < MOST_NAMED {
-            named.push((node.clone(), from, now));
-        }
+    /// A command names links of a node; the number by which it may withdraw that.
+    fn name(&self, node: &Endpoint, whence: impl Iterator<Item = SocketAddr>, now: Instant) -> u64 {
+        let mut table = self.lock();
+        table.named.retain(|named| now.saturating_duration_since(named.since) < SOON);
+        let by = table.next;
+        table.next += 1;
+        let room = MOST_NAMED.saturating_sub(table.named.len());
+        table.named.extend(whence.take(room).map(|from| Named { by, node: node.clone(), from, since: now }));
+        by
+    }
+
+    /// Nobody was killed by the command of this number.
+    pub(super) fn withdraw(&self, by: u64) {
+        self.lock().named.retain(|named| named.by != by);
     }
 
     /// Whether this link was named a moment ago.
     fn has(&self, node: &Endpoint, from: SocketAddr, now: Instant) -> bool {
-        let named = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = |(at, named, since): &(Endpoint, SocketAddr, Instant)| {
-            at == node && *named == from && now.saturating_duration_since(*since) < SOON
+        let is_it = |named: &Named| {
+            named.node == *node && named.from == from && now.saturating_duration_since(named.since) < SOON
         };
-        named.iter().any(is_it)
+        self.lock().named.iter().any(is_it)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -55,49 +81,48 @@ pub(super) enum Whence {
     Unasked,
     /// Home is asked; the command waits.
     Asked,
-    /// It is known, as far as home says: the command may go.
-    Told,
+    /// It is known, as far as home says: the command may go, and has this number if it named any.
+    Told(Option<u64>),
 }
 
 impl ClusterSession {
-    /// Asks where they come from whom a `CLIENT KILL` names by id. False while it has to wait for that.
-    pub(super) fn asks_whence(&mut self, args: &[Cow<'_, [u8]>]) -> bool {
+    /// Asks where they come from whom a `CLIENT KILL` names by id; what its reply means, once that is known. `None`
+    /// while it has to wait.
+    pub(super) fn meaning_of_kill(&mut self, args: &[Cow<'_, [u8]>]) -> Option<Meaning> {
         match self.whence {
-            Whence::Told => {
+            Whence::Told(number) => {
                 self.whence = Whence::Unasked;
-                return true;
+                return Some(number.map_or(Meaning::Plain, Meaning::Kill));
             }
-            Whence::Asked => return false,
+            Whence::Asked => return None,
             Whence::Unasked => {}
         }
         let ids = ids_of(args);
         let asks = (1..=MOST_NAMED).contains(&ids.len());
-        let Some(home) = self.home_link().filter(|home| asks && !self.pins(*home)) else {
-            return true;
-        };
-        let Some(link) = self.links.get(home) else { return true };
+        let home = self.home_link().filter(|home| asks && !self.pins(*home));
+        let Some(link) = home.and_then(|home| self.links.get(home)) else { return Some(Meaning::Plain) };
         let words = [&b"CLIENT"[..], b"LIST", b"ID"].into_iter().chain(ids);
         let mut question = Vec::new();
         encode::request(&mut question, &words.collect::<Vec<_>>());
         link.ask(&question, Own::Whence);
         self.whence = Whence::Asked;
-        false
+        None
     }
 
     /// Home's answer: the lines of these clients; or that the db user may not ask, and then nobody ends by it.
     pub(super) fn whence_came(&mut self, id: LinkId, bytes: &[u8]) {
-        self.whence = Whence::Told;
+        self.whence = Whence::Told(None);
         let Some(link) = self.links.get(id) else { return };
-        let text = Value::read(bytes).and_then(|value| value.text()).unwrap_or_default();
-        for from in String::from_utf8_lossy(text).lines().filter_map(address_in) {
-            self.shared_map.killed.name(&link.node, from, Instant::now());
-        }
+        let Some(text) = Value::read(bytes).and_then(|value| value.text()) else { return };
+        let text = String::from_utf8_lossy(text);
+        let whence = text.lines().filter_map(address_in);
+        self.whence = Whence::Told(Some(self.shared_map.killed.name(&link.node, whence, Instant::now())));
     }
 
     /// A link is gone, and what it was asked is answered by nobody.
     pub(super) fn whence_lost(&mut self, link: &Link) {
         if link.is_asked(Own::Whence) {
-            self.whence = Whence::Told;
+            self.whence = Whence::Told(None);
         }
     }
 
@@ -156,22 +181,36 @@ mod tests {
         assert_eq!(address_in("id=7 addr=/run/socket:0"), None);
     }
 
+    fn node(port: u16) -> Endpoint {
+        Endpoint { host: "h".to_owned(), port }
+    }
+
+    fn from(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
     #[test]
     fn only_what_was_named_a_moment_ago_counts() {
         let (killed, now) = (Killed::default(), Instant::now());
-        let node = |port| Endpoint { host: "h".to_owned(), port };
-        let from = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        killed.name(&node(1), from(7), now);
+        let name = |at, ports: std::ops::Range<u16>, now| killed.name(&node(at), ports.map(from), now);
+        name(1, 7..8, now);
         assert!(killed.has(&node(1), from(7), now));
         assert!(!killed.has(&node(2), from(7), now) && !killed.has(&node(1), from(8), now));
         assert!(!killed.has(&node(1), from(7), now + SOON));
-        killed.name(&node(1), from(7), now);
-        assert_eq!(killed.0.lock().unwrap().len(), 1, "once");
-        for port in 0..2_000 {
-            killed.name(&node(2), from(port), now);
-        }
-        assert_eq!(killed.0.lock().unwrap().len(), MOST_NAMED);
-        killed.name(&node(3), from(7), now + SOON);
-        assert_eq!(killed.0.lock().unwrap().len(), 1, "what is too old is forgotten");
+        name(2, 0..2_000, now);
+        assert_eq!(killed.lock().named.len(), MOST_NAMED);
+        name(3, 7..8, now + SOON);
+        assert_eq!(killed.lock().named.len(), 1, "what is too old is forgotten");
+    }
+
+    #[test]
+    fn a_command_withdraws_what_it_named_and_nothing_else() {
+        let (killed, now) = (Killed::default(), Instant::now());
+        let one = killed.name(&node(1), [from(7), from(8)].into_iter(), now);
+        let other = killed.name(&node(1), [from(7)].into_iter(), now);
+        killed.withdraw(one);
+        assert!(killed.has(&node(1), from(7), now) && !killed.has(&node(1), from(8), now));
+        killed.withdraw(other);
+        assert!(!killed.has(&node(1), from(7), now));
     }
 }

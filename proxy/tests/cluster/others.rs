@@ -254,3 +254,28 @@ fn a_session_that_is_killed_by_its_id_ends() {
         assert_eq!(victim.rest().await, "");
     });
 }
+
+#[test]
+fn a_kill_that_killed_nobody_ends_nobody_later() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let (mut other, mut victim) = (admin(&world).await, admin(&world).await);
+        // Who may look and not kill: the node says no.
+        cluster.nodes[0].ok(&["ACL", "SETUSER", "iam-rw", "+client|list"]);
+        let mut powerless = world.routed("alice", "sessions", "iam-rw").await;
+        let key = key_of(&cluster, 0);
+        for spared in [false, true] {
+            assert_eq!(victim.command(&["SET", &key, "x"]).await, "+OK");
+            let id = id_of(&mut victim).await;
+            if spared {
+                assert_eq!(other.command(&["CLIENT", "KILL", "ID", &id, "USER", "iam-ro"]).await, ":0");
+            } else {
+                assert!(powerless.command(&["CLIENT", "KILL", "ID", &id]).await.starts_with("-NOPERM"));
+            }
+            // Then its link to home is lost by something else.
+            cluster.nodes[0].ok(&["CLIENT", "KILL", "ID", &id]);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert_eq!(victim.command(&["GET", &key]).await, "x", "{spared}");
+        }
+    });
+}
