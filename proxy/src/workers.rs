@@ -9,9 +9,13 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
+use tokio::time::{Duration, MissedTickBehavior, interval};
 
 use crate::accept::{Places, accept_all};
 use crate::app::Shared;
+
+/// The pause between two beats of a worker: shorter than every time-out of a connection's beginning and end.
+const BEAT: Duration = Duration::from_millis(500);
 
 /// How far the proxy is on its way to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,10 +88,23 @@ async fn work(
     let listener = TcpListener::from_std(listener)?;
     tokio::select! {
         () = accept_all(shared, places, &listener) => {}
+        () = beat() => {}
         _ = phase.wait_for(|phase| *phase >= Phase::Draining) => {}
     }
     drop(listener);
     // A sender that is gone means that the proxy is.
     let _ = phase.wait_for(|phase| *phase == Phase::Ended).await;
     Ok(())
+}
+
+/// Beats for ever, so that a timer ends soon, whatever else waits.
+///
+/// A runtime whose new timer ends before all others is told so by a system call, and looks at its sockets once more
+/// for nothing. Each connection has several timers that hardly ever end; behind the next beat they cost neither.
+async fn beat() {
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+    }
 }
