@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 /// Most sources that are kept apart; those beyond share one bucket.
 const MOST_SOURCES: usize = 10_000;
 const MINUTE_MS: i64 = 60_000;
+/// Minutes for which a source may have failed in advance.
+const MOST_OWED: i64 = 10;
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
@@ -59,6 +61,22 @@ impl FailedSignIns {
         Err(self.wait_s(left))
     }
 
+    /// Takes in a failure that others have judged: one that was tried while more were allowed, together with many.
+    /// What is beyond the limit is owed, so that a source fails no more often in the long run; but it waits for no
+    /// more than [`MOST_OWED`] minutes.
+    pub fn failed(&self, source: IpAddr, now: i64) {
+        if self.fail(source, now).is_ok() {
+            return;
+        }
+        let floor = -MOST_OWED * i64::from(self.per_minute) * 1_000;
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = bucket_of(source);
+        let key = if buckets.contains_key(&key) { key } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        if let Some(bucket) = buckets.get_mut(&key) {
+            bucket.left = (bucket.left - 1_000).max(floor);
+        }
+    }
+
     /// Whether the source may fail once more, without taking a failure in. For passwords that others judge: a
     /// guess must not reach them.
     ///
@@ -85,7 +103,7 @@ impl FailedSignIns {
 
     fn refilled(&self, bucket: Bucket, now: i64) -> i64 {
         let full = i64::from(self.per_minute) * 1_000;
-        let passed = (now - bucket.at).clamp(0, MINUTE_MS);
+        let passed = (now - bucket.at).clamp(0, (MOST_OWED + 1) * MINUTE_MS);
         (bucket.left + passed * full / MINUTE_MS).min(full)
     }
 }
@@ -128,6 +146,23 @@ mod tests {
         limit.fail(ip("2001:db8::2"), 0).unwrap();
         limit.fail(ip("2001:db8::3"), 0).unwrap();
         assert!(limit.fail(ip("2001:db8::4"), 0).is_err());
+    }
+
+    #[test]
+    fn what_failed_at_the_same_moment_is_owed() {
+        let limit = FailedSignIns::new(60);
+        let source = ip("10.0.0.1");
+        // All of them were allowed before the first one failed.
+        for _ in 0..150 {
+            limit.may_fail(source, 0).unwrap();
+        }
+        (0..150).for_each(|_| limit.failed(source, 0));
+        assert_eq!(limit.may_fail(source, 0), Err(92));
+        assert!(limit.may_fail(source, 90_000).is_err());
+        assert!(limit.may_fail(source, 91_000).is_ok());
+        (0..100_000).for_each(|_| limit.failed(source, 91_000));
+        assert!(limit.may_fail(source, 91_000 + 600_000).is_err());
+        assert!(limit.may_fail(source, 91_000 + 601_000).is_ok(), "nobody waits for more than ten minutes");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keystile_identity::client::ClientIdentity;
-use keystile_model::database::Database;
+use keystile_model::arn::Arn;
+use keystile_model::database::{Database, DatabaseKind, Endpoint};
 use keystile_model::decide::SessionGrant;
 use keystile_model::policy::Policy;
 use keystile_model::role::LockingMode;
@@ -111,6 +112,13 @@ impl Sessions {
         Ok(())
     }
 
+    /// What a session may do was decided anew before it began.
+    pub fn judged_anew(&self, sid: Uuid, grant: &SessionGrant, gate: &Arc<Gate>) {
+        if let Some(known) = self.lock().live.get_mut(&sid) {
+            (known.grant, known.gate) = (Arc::new(grant.clone()), Arc::clone(gate));
+        }
+    }
+
     /// Takes a session out.
     pub fn remove(&self, sid: Uuid) {
         let mut registry = self.lock();
@@ -168,6 +176,10 @@ fn tell_staleness(snapshot: &PolicySnapshot, now: time::OffsetDateTime, before: 
     stale
 }
 
+fn place_of(database: &Database) -> (String, Option<Arn>, Endpoint, DatabaseKind) {
+    (database.name.to_string(), database.arn.clone(), database.endpoint.clone(), database.kind)
+}
+
 fn count_down(counts: &mut HashMap<String, usize>, key: &str) {
     if let Some(count) = counts.get_mut(key) {
         *count = count.saturating_sub(1);
@@ -177,8 +189,9 @@ fn count_down(counts: &mut HashMap<String, usize>, key: &str) {
     }
 }
 
-/// Who is judged alike: user, its certificate's date, database, db user, and how it signed in.
-type Route = (String, i64, String, String, Plan);
+/// Who is judged alike: user, its certificate's date, database (which may have moved under its name), db user, and how
+/// it signed in.
+type Route = (String, i64, (String, Option<Arn>, Endpoint, DatabaseKind), String, Plan);
 type Verdict = Result<(Arc<SessionGrant>, Arc<Gate>), Cut>;
 
 /// What the overseer goes by.
@@ -267,7 +280,7 @@ impl Overseer {
             let key = (
                 live.identity.user.to_string(),
                 live.identity.issued_at(),
-                live.database.name.to_string(),
+                place_of(&live.database),
                 live.db_user.clone(),
                 live.plan.clone(),
             );

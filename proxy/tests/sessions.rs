@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keystile_model::feed::{Change, Entity, EntityKey, EntityKind};
+use keystile_model::name::RoleName;
 use keystile_model::policy::{Lock, LockTarget};
 use keystile_model::store::StoreError;
 use support::{DOMAIN, World, foreign_certificate, role, user, wait_until};
@@ -329,6 +330,27 @@ fn locks_roles_and_certificates_end_live_sessions() {
         let mut late = world.connect(Some(&pair), "localhost").await;
         let line = late.ask("PING").await;
         assert!(line.starts_with("-NOAUTH keystile: the certificate has expired"), "{line}");
+    });
+}
+
+#[test]
+fn a_session_begins_under_the_rules_of_its_beginning() {
+    run(async {
+        let world = World::start(&[]).await;
+        // The handshake is over, and which database is wanted is not said yet.
+        let pair = world.certificate("bob", None, 3_600).await;
+        let mut bob = world.connect(Some(&pair), "localhost").await;
+        world.put(role("dev", "prod", &["iam-rw"], &["+@read +@connection"], &[])).await;
+        wait_until("the proxy has heard of it", || {
+            let policy = world.shared.policy.borrow().policy.clone();
+            let dev = RoleName::parse("dev").unwrap();
+            policy.is_some_and(|policy| policy.role(&dev).is_some_and(|role| !role.allow.commands.is_empty()))
+        })
+        .await;
+        assert_eq!(bob.ask("AUTH iam-rw@orders x").await, "+OK");
+        let line = bob.ask("SET k v").await;
+        assert!(line.starts_with("-NOPERM keystile: 'SET'"), "{line}");
+        assert_eq!(bob.ask("STRLEN k").await, ":0");
     });
 }
 

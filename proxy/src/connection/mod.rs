@@ -160,11 +160,17 @@ async fn establish(
             Err(_) => {}
         }
         let server = server?;
-        still_allowed(shared, &policy, &admission, &identity)?;
-        Ok((server, node))
+        let admission = still_allowed(shared, &policy, &admission, &identity)?;
+        Ok((server, node, admission))
     };
     match ready.await {
-        Ok((server, node)) => Ok(Ready { server, node, admission, identity, handle, networks }),
+        Ok((server, node, newer)) => {
+            if let Some(newer) = &newer {
+                shared.sessions.judged_anew(facts.sid(), &newer.grant, &newer.gate);
+            }
+            let admission = newer.unwrap_or(admission);
+            Ok(Ready { server, node, admission, identity, handle, networks })
+        }
         Err(refusal) => {
             shared.sessions.remove(facts.sid());
             Err(NoSession::Refused(refusal))
@@ -173,23 +179,32 @@ async fn establish(
 }
 
 /// A change of policy between the decision and now might have been looked at before this session could be
-/// seen.
+/// seen: then what it says now counts. `None` where nothing has changed.
 fn still_allowed(
     shared: &Shared,
     decided_on: &Arc<Policy>,
     admission: &Admission,
     identity: &ClientIdentity,
-) -> Result<(), Refusal> {
+) -> Result<Option<Admission>, Refusal> {
     let snapshot = shared.policy.borrow().clone();
     let current = fresh_policy(&snapshot, shared.clock.now())?;
     if Arc::ptr_eq(&current, decided_on) {
-        return Ok(());
+        return Ok(None);
     }
     let target = route::Target {
         database: admission.database.name.to_string(),
         db_user: Some(admission.db_user.clone()),
     };
-    admit(&current, identity, &target, shared.clock.now().unix_timestamp()).map(drop)
+    let newer = admit(&current, identity, &target, shared.clock.now().unix_timestamp())?;
+    let (before, now) = (&admission.database, &newer.database);
+    let is_same = (&before.arn, &before.endpoint, before.kind) == (&now.arn, &now.endpoint, now.kind);
+    if !is_same || admission.plan != newer.plan {
+        return Err(Refusal::Unsupported(format!(
+            "{} has moved, or how it is signed in to has changed, while this connection was made: connect again",
+            now.name
+        )));
+    }
+    Ok(Some(newer))
 }
 
 /// Without a certificate there is only a refusal; which one, the first command may tell.

@@ -50,7 +50,6 @@ impl Tries for OwnPasswords {
     }
 
     fn wrong(&self) {
-        // What is over the limit is not tried, so this one was within it.
-        let _ = self.shared.failed_sign_ins.fail(self.source, unix_ms(self.shared.clock.now()));
+        self.shared.failed_sign_ins.failed(self.source, unix_ms(self.shared.clock.now()));
     }
 }
