@@ -168,7 +168,8 @@ impl ClusterSession {
             (Awaiting::Fan(fan), Some(part)) => fan.part(part).map_or(NO_SLOT, |part| part.slot),
             _ => entry.slot,
         };
-        let Again::Elsewhere(redirect) = again else { return speaker != Speaker::Script };
+        // Where a module says that it cannot answer now, something of it may have been done.
+        let Again::Elsewhere(redirect) = again else { return speaker == Speaker::Server };
         let plausible = redirect.slot == slot
             && redirect.to != *asked
             && self.map.nodes().any(|node| *node == redirect.to);

@@ -192,7 +192,7 @@ impl ClusterSession {
     }
 
     /// Asks the home node in place of the client; nothing else is taken on before it has answered.
-    fn ask_for_the_client(&mut self, incoming: &Incoming<'_>, request: &[u8], meaning: Meaning) {
+    pub(super) fn ask_for_the_client(&mut self, incoming: &Incoming<'_>, request: &[u8], meaning: Meaning) {
         self.note(incoming);
         let Some(id) = self.home_link() else {
             let muted = self.take_muted();

@@ -308,7 +308,8 @@ impl ClusterSession {
         for (number, entry) in self.order.iter_mut() {
             match &mut entry.awaiting {
                 Awaiting::Link(at) if *at == id => {
-                    failed_sign_in |= matches!(entry.meaning, Meaning::ClientAuth | Meaning::Hello { .. });
+                    failed_sign_in |=
+                        matches!(entry.meaning, Meaning::ClientAuth | Meaning::Hello { .. } | Meaning::Multi);
                     lost.push(number);
                 }
                 Awaiting::Fan(fan) => fan.lost(id, &words, link.purpose == Purpose::Replica),

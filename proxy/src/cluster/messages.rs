@@ -5,7 +5,7 @@ use keystile_resp::reply::{Frame, is_subscriber_message};
 use super::ClusterSession;
 use super::link::LinkId;
 use super::order::{Awaiting, Entry, Meaning};
-use super::pubsub::{KEYSPACE, word};
+use super::pubsub::{is_keyspace, word};
 use super::value::Value;
 use crate::session::End;
 use crate::session::expected::Topic;
@@ -68,7 +68,7 @@ impl ClusterSession {
             Topic::Channel => (&self.subscriptions.channels, Some(name.clone())),
             Topic::Pattern => (&self.subscriptions.patterns, next()),
         };
-        let is_event = channel.is_some_and(|channel| channel.starts_with(KEYSPACE));
+        let is_event = channel.is_some_and(|channel| is_keyspace(&channel));
         names.get(name.as_slice()).is_some_and(|home| is_event || *home == Some(id))
     }
 

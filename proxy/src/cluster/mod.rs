@@ -32,6 +32,7 @@ pub mod map;
 pub mod merge;
 mod messages;
 mod order;
+mod parts;
 pub mod pattern;
 mod places;
 pub mod plan;
@@ -400,7 +401,8 @@ impl ClusterSession {
             self.journal.summarise();
         }
         if let Some(gate) = orders.gate {
-            if gate.is_scoped() && !self.subscriptions.is_empty() && !gate.has_scope_of(&self.gate) {
+            let hears = !self.subscriptions.is_empty() || self.is_subscribing() || self.settings.tracks();
+            if gate.is_scoped() && hears && !gate.has_scope_of(&self.gate) {
                 // What it hears was allowed by the old rules.
                 let text = "the rules on keys and channels have changed: connect again".to_owned();
                 return Some(End::Cut(Cut { kind: CutKind::Denied, text }));

@@ -29,8 +29,8 @@ use crate::session::subscriber::refusal_for_a_subscriber;
 const MOST_NAMES: usize = 64 * 1024;
 /// Bytes that these names may have together.
 const MOST_NAME_BYTES: usize = 1024 * 1024;
-/// What the channels of keyspace events begin with.
-pub(super) const KEYSPACE: &[u8] = b"__key";
+/// What the channels of keyspace events begin with; the second are those of the fields of hashes, in Redis 8.8.
+const KEYSPACE: [&[u8]; 2] = [b"__key", b"__subkey"];
 
 pub(super) type Names = BTreeMap<Box<[u8]>, Option<LinkId>>;
 
@@ -117,8 +117,15 @@ pub(super) fn may_be_keyspace(topic: Topic, name: &[u8]) -> bool {
         Topic::Channel => name.len(),
         Topic::Pattern => name.iter().position(special).unwrap_or(name.len()),
     };
-    let compared = plain.min(KEYSPACE.len());
-    name.get(..compared) == KEYSPACE.get(..compared) && (compared == KEYSPACE.len() || plain < name.len())
+    KEYSPACE.iter().any(|start| {
+        let compared = plain.min(start.len());
+        name.get(..compared) == start.get(..compared) && (compared == start.len() || plain < name.len())
+    })
+}
+
+/// Whether a channel is one of keyspace events.
+pub(super) fn is_keyspace(channel: &[u8]) -> bool {
+    KEYSPACE.iter().any(|start| channel.starts_with(start))
 }
 
 pub(super) fn word(topic: Topic, adds: bool) -> &'static str {

@@ -10,7 +10,8 @@ use keystile_resp::request::{Request, RequestError, Step};
 use super::order::{Awaiting, Entry};
 use super::{ClusterSession, StreamedRequest, fast};
 use crate::audit::redact;
-use crate::session::expected::Label;
+use crate::session::ahead::may_block;
+use crate::session::expected::{Label, UNKNOWN};
 use crate::session::judge::{Circumstances, Judgement, Refused, judge, label_of, named};
 use crate::session::special::Special;
 use crate::session::{End, LOCAL_BACKLOG, Replying, Standing, give_back, take_buffer};
@@ -56,7 +57,7 @@ impl Incoming<'_> {
 
 impl ClusterSession {
     pub(super) fn may_read_client(&self) -> bool {
-        self.finishing.is_none() && !self.client_is_behind()
+        !self.client_is_behind()
     }
 
     /// A client that does not read its replies is read no further.
@@ -98,12 +99,23 @@ impl ClusterSession {
         self.journal.hand_on();
         give_back(work, was_held, *scanned.as_ref().unwrap_or(&0), &mut self.client_held);
         let taken = scanned?;
-        if self.client_ended && (self.parked.is_none() || self.barrier.is_some()) {
+        if self.client_ended && self.ends_with_its_client() {
             return Err(End::ClientClosed);
         }
         // What was held back may turn out not to be whole: then the client is to be read, too.
         let is_cut = takes_on && self.wants_more && !looks && !self.client_ended;
         Ok(read > 0 || taken > 0 || is_cut)
+    }
+
+    /// Whether nothing is left that a client that has gone is owed: no request whose turn will come, unless a call that
+    /// blocks is in front of it.
+    fn ends_with_its_client(&mut self) -> bool {
+        if self.finishing.is_some() {
+            return self.order.front().is_some_and(|front| {
+                !matches!(front.awaiting, Awaiting::Answer(_)) && may_block(front.label)
+            });
+        }
+        self.parked.is_none() || self.barrier.is_some()
     }
 
     fn scan_requests(&mut self, buf: &[u8]) -> Result<usize, End> {
@@ -241,6 +253,7 @@ impl ClusterSession {
             Special::Plain
             | Special::Never(_)
             | Special::Tracking
+            | Special::Capabilities
             | Special::ConfigSet
             | Special::Topology => self.take_planned(incoming, &args),
             Special::Auth => self.client_auth(incoming, &args),
@@ -332,7 +345,14 @@ impl ClusterSession {
         }
         let mut answer = Vec::new();
         encode::error(&mut answer, "ERR", &error.to_string());
-        self.answer(crate::session::expected::UNKNOWN, answer, false);
+        let link = self.streaming_request.take().and_then(|streamed| streamed.link);
+        if link.is_some() {
+            // The node has a part of it and will not answer.
+            let last = self.order.next().saturating_sub(1);
+            self.order.answer(last, answer);
+        } else {
+            self.answer(UNKNOWN, answer, false);
+        }
         self.finishing = Some(End::Malformed(error));
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::{Barrier, ClusterSession, StreamedRequest};
 use crate::session::End;
 use crate::session::expected::Label;
 use crate::session::judge::Refused;
+use crate::session::special::c_string;
 
 impl ClusterSession {
     /// A command that goes where its plan says.
@@ -78,8 +79,13 @@ impl ClusterSession {
     }
 
     pub(super) fn send_home(&mut self, incoming: &Incoming<'_>) -> Result<Taken, End> {
+        self.send_home_as(incoming, Meaning::Plain)
+    }
+
+    /// The same, where the reply means something to the session.
+    pub(super) fn send_home_as(&mut self, incoming: &Incoming<'_>, meaning: Meaning) -> Result<Taken, End> {
         match self.home_link() {
-            Some(link) => self.send_on(incoming, link, NO_SLOT, false, Meaning::Plain),
+            Some(link) => self.send_on(incoming, link, NO_SLOT, false, meaning),
             None => self.answer_error(incoming, NOBODY),
         }
     }
@@ -235,9 +241,9 @@ impl ClusterSession {
 
 /// What cannot be set of a connection that stands for many.
 fn refused_setting(args: &[Cow<'_, [u8]>]) -> Option<&'static str> {
-    let has = |index: usize, word: &[u8]| args.get(index).is_some_and(|arg| arg.eq_ignore_ascii_case(word));
-    let redirects =
-        has(1, b"tracking") && args.iter().skip(3).any(|arg| arg.eq_ignore_ascii_case(b"redirect"));
+    let is = |arg: &Cow<'_, [u8]>, word: &[u8]| c_string(arg).eq_ignore_ascii_case(word);
+    let has = |index: usize, word: &[u8]| args.get(index).is_some_and(|arg| is(arg, word));
+    let redirects = has(1, b"tracking") && args.iter().skip(3).any(|arg| is(arg, b"redirect"));
     redirects.then_some(
         "REDIRECT names a connection of one node, and this session has one to each: use RESP3 (HELLO 3), in which \
          invalidations come on this connection",

@@ -1,7 +1,7 @@
 //! Transactions: on the shard of one slot.
 //!
 //! ```text
-//! none ─MULTI─► open ──a key──► pinned ─EXEC, DISCARD─► none
+//! none ─MULTI─► open ──a key──► pinned ─EXEC, DISCARD─► none       (the first MULTI is home's to allow)
 //!   └──WATCH key: MULTI is pinned at once      └─its link is lost─► lost ─EXEC, DISCARD─► none
 //! ```
 //! Until a key decides on the shard nothing is sent: commands without a key are answered `+QUEUED` here. From
@@ -27,7 +27,11 @@ use crate::session::subscriber::UNWATCH;
 /// Bytes of commands that wait for the first key of a transaction.
 const MOST_QUEUED: usize = 1024 * 1024;
 
+const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 const ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of previous errors.\r\n";
+const WRONG_EXEC: &[u8] =
+    b"-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command\r\n";
 const LOST: &[u8] = b"-EXECABORT Transaction discarded because the connection to its node was lost.\r\n";
 
 #[derive(Debug, Default)]
@@ -61,6 +65,8 @@ pub(super) struct Transaction {
     phase: Phase,
     /// A command was refused: EXEC aborts.
     poisoned: bool,
+    /// The db user is known to be allowed `MULTI`, as far as a node has said.
+    allowed: bool,
     watch: Option<Watch>,
     /// What was watched is not any more: EXEC does nothing.
     watch_lost: bool,
@@ -104,6 +110,9 @@ impl ClusterSession {
             Special::Multi if alone => self.multi(incoming),
             Special::Watch => self.watch(incoming, args),
             Special::EndMulti if alone => self.end(incoming),
+            Special::EndMulti if self.in_transaction() && is_exec(incoming.id) => {
+                self.end_wrongly(incoming, args)
+            }
             Special::Unwatch if alone && !self.in_transaction() => self.unwatch(incoming),
             // UNWATCH in a transaction is queued; any with arguments is wrong, and the server has the words.
             _ if self.in_transaction() => self.take_in_transaction(incoming, args, Plan::Home),
@@ -126,9 +135,35 @@ impl ClusterSession {
             }
             return Ok(taken);
         }
+        if !self.transaction.allowed {
+            return self.ask_whether_transactions(incoming);
+        }
         self.transaction.phase = Phase::Open { queued: Vec::new(), count: 0 };
         self.answer_here(incoming, b"+OK\r\n");
         Ok(Taken::Yes)
+    }
+
+    /// Whether the db user may have transactions is home's to say, once: a `MULTI` that a shard refuses when the first
+    /// key comes would have the commands behind it carried out one by one.
+    fn ask_whether_transactions(&mut self, incoming: &Incoming<'_>) -> Result<Taken, End> {
+        if self.waits_for_map || !self.order.is_empty() {
+            return Ok(Taken::No);
+        }
+        self.ask_for_the_client(incoming, MULTI, Meaning::Multi);
+        // At once: no question of ours may come between the two.
+        if let Some(home) = self.home_link().and_then(|home| self.links.get(home)) {
+            home.ask(DISCARD, Own::Swallow);
+        }
+        Ok(Taken::Yes)
+    }
+
+    /// Home has answered the first `MULTI` of the session.
+    pub(super) fn multi_answered(&mut self, failed: bool) {
+        self.hold = false;
+        if !failed {
+            self.transaction.allowed = true;
+            self.transaction.phase = Phase::Open { queued: Vec::new(), count: 0 };
+        }
     }
 
     /// A command inside a transaction.
@@ -142,7 +177,7 @@ impl ClusterSession {
             Plan::Slot(slot) => slot,
             Plan::CrossSlot | Plan::Split(_) => return self.poisoning(incoming, CROSS_SLOT),
             Plan::Scan | Plan::Named | Plan::ById | Plan::Local(_) | Plan::Session | Plan::AllLinks
-                if !is_harmless(incoming.id, plan) =>
+                if !self.is_harmless(incoming.id, args, plan) =>
             {
                 let text = "it is not allowed inside MULTI in cluster mode";
                 return self.refuse(incoming, &Refused::new(incoming.id, "ERR", "in MULTI", text));
@@ -219,7 +254,7 @@ impl ClusterSession {
     fn begin_on(&mut self, id: LinkId, slot: u16) {
         let phase = std::mem::replace(&mut self.transaction.phase, Phase::Pinned { link: id, slot });
         let Some(link) = self.links.get(id) else { return };
-        link.ask(b"*1\r\n$5\r\nMULTI\r\n", Own::Swallow);
+        link.ask(MULTI, Own::Multi);
         if let Phase::Open { queued, count } = phase
             && count > 0
         {
@@ -270,7 +305,7 @@ impl ClusterSession {
 
     /// `EXEC` or `DISCARD`.
     fn end(&mut self, incoming: &Incoming<'_>) -> Result<Taken, End> {
-        let is_exec = incoming.id.is_some_and(|id| id.command().name == "exec");
+        let is_exec = is_exec(incoming.id);
         let pinned = match &self.transaction.phase {
             // The server says that there is no MULTI.
             Phase::None => return self.send_home(incoming),
@@ -304,6 +339,32 @@ impl ClusterSession {
         Ok(taken)
     }
 
+    /// `EXEC` with arguments: the server has the words for it, and the transaction is over.
+    fn end_wrongly(&mut self, incoming: &Incoming<'_>, args: &[Cow<'_, [u8]>]) -> Result<Taken, End> {
+        let Phase::Pinned { link, slot } = self.transaction.phase else {
+            self.unwatch_unseen();
+            return self.answer_error(incoming, WRONG_EXEC);
+        };
+        debug_assert!(args.len() > 1, "EXEC alone is another matter");
+        let taken = self.send_pinned(incoming, link, slot, Meaning::Plain)?;
+        if taken == Taken::Yes {
+            self.forget_transaction();
+        }
+        Ok(taken)
+    }
+
+    /// What is the same on one node as on all, or changes nothing.
+    fn is_harmless(&self, id: Option<CommandId>, args: &[Cow<'_, [u8]>], plan: Plan) -> bool {
+        // What it selects is selected on one link alone; where it is wrong, the server says so.
+        let stays = || match args {
+            [_, database] => self.settings.is_in_database(database),
+            _ => true,
+        };
+        matches!(plan, Plan::Local(Local::Ok | Local::KeySlot))
+            || id.is_some_and(|id| id.command().container.is_none() && id.command().name == "select")
+                && stays()
+    }
+
     /// What EXEC says where it does nothing.
     fn aborted(&self) -> Option<&'static [u8]> {
         match self.transaction.phase {
@@ -334,7 +395,7 @@ impl ClusterSession {
         self.note(incoming);
         let muted = self.take_muted();
         let meaning = words.map_or(Meaning::Plain, |words| Meaning::Replace(Box::from(words)));
-        self.push_pinned(link, slot, incoming, meaning, muted, b"*1\r\n$7\r\nDISCARD\r\n");
+        self.push_pinned(link, slot, incoming, meaning, muted, DISCARD);
         self.forget_transaction();
         Ok(Taken::Yes)
     }
@@ -427,7 +488,7 @@ impl ClusterSession {
             if let Phase::Pinned { link, .. } = self.transaction.phase
                 && let Some(link) = self.links.get(link)
             {
-                link.ask(b"*1\r\n$7\r\nDISCARD\r\n", Own::Swallow);
+                link.ask(DISCARD, Own::Swallow);
             }
             self.forget_transaction();
         }
@@ -446,7 +507,7 @@ impl ClusterSession {
 
     /// No transaction is open, nothing is watched.
     pub(super) fn forget_transaction(&mut self) {
-        self.transaction = Transaction::default();
+        self.transaction = Transaction { allowed: self.transaction.allowed, ..Transaction::default() };
     }
 
     /// Answers in place of a node.
@@ -462,8 +523,6 @@ fn is_ping(id: Option<CommandId>) -> bool {
     id.is_some_and(|id| id.command().container.is_none() && id.command().name == "ping")
 }
 
-/// What is the same on one node as on all.
-fn is_harmless(id: Option<CommandId>, plan: Plan) -> bool {
-    matches!(plan, Plan::Local(Local::Ok | Local::KeySlot))
-        || id.is_some_and(|id| id.command().container.is_none() && id.command().name == "select")
+fn is_exec(id: Option<CommandId>) -> bool {
+    id.is_some_and(|id| id.command().name == "exec")
 }

@@ -8,9 +8,10 @@
 //! refuse a command too, so that the server itself aborts the `EXEC`. It never sends a byte twice.
 
 pub(crate) mod address;
-mod ahead;
+pub(crate) mod ahead;
 pub(crate) mod auth_local;
 pub mod auth_request;
+mod changes;
 pub mod expected;
 pub mod gate;
 pub mod gates;
@@ -393,8 +394,9 @@ impl Session {
             self.journal.summarise();
         }
         if let Some(gate) = orders.gate {
-            if gate.is_scoped() && self.may_subscribe() && !gate.has_scope_of(&self.gate) {
-                // Which channels it hears was allowed by the old rules, and is not remembered.
+            let hears = self.may_subscribe() || self.tracking;
+            if gate.is_scoped() && hears && !gate.has_scope_of(&self.gate) {
+                // Which channels and keys it hears of was allowed by the old rules, and is not remembered.
                 let text = "the rules on keys and channels have changed: connect again".to_owned();
                 return Some(End::Cut(Cut { kind: handle::CutKind::Denied, text }));
             }

@@ -8,12 +8,11 @@ use keystile_resp::encode;
 use keystile_resp::request::{Request, RequestError, Scanner, Step};
 
 use super::address;
-use super::expected::{Expect, Label, Topic, UNKNOWN};
+use super::expected::{Expect, Topic, UNKNOWN};
 use super::judge::{Circumstances, Judgement, Refused, judge, label_of, named};
-use super::renewal::Renewal;
 use super::special::{Special, c_string, special};
 use super::subscriber::Entry;
-use super::{End, Hold, Replying, Session, Standing, WHOLE_REQUEST, give_back, take_buffer};
+use super::{End, Hold, Session, WHOLE_REQUEST, give_back, take_buffer};
 use crate::audit::redact;
 
 /// A command that no server knows. In a transaction it is sent in place of a refused command: the server
@@ -283,6 +282,11 @@ impl Session {
             Special::Multi | Special::EndMulti => {}
             Special::Watch => self.watching |= !self.in_multi,
             Special::Tracking => self.tracking = true,
+            Special::Capabilities => {
+                let muted = self.take_muted();
+                self.expected.reply(label, muted);
+                return Ok(without_redirect(&all(request, buf)).map_or(Verdict::Pass, Verdict::Send));
+            }
             Special::Unwatch if alone => {
                 self.watching &= self.in_multi;
                 self.hold_for_sign_in();
@@ -334,7 +338,7 @@ impl Session {
 
     /// Answers the client in the order of its requests, unless it wants no answer. Where the cache may push what
     /// the commands before have caused, only its next reply tells that all of it is there: then it is asked for one.
-    fn answered(&mut self, answer: Vec<u8>, muted: bool) -> Result<Verdict, End> {
+    pub(super) fn answered(&mut self, answer: Vec<u8>, muted: bool) -> Result<Verdict, End> {
         if muted {
             return Ok(Verdict::Drop);
         }
@@ -357,76 +361,6 @@ impl Session {
         self.expected.push(Expect::Replace(answer.into_boxed_slice()));
     }
 
-    /// `CLIENT REPLY` is kept here: the server answers always and what the client does not want is
-    /// swallowed, so that no reply is ever counted wrong.
-    fn client_reply(&mut self, label: Label, args: &[Cow<'_, [u8]>]) -> Result<Verdict, End> {
-        let muted = self.take_muted();
-        let mode = match args {
-            [_, _, mode] => c_string(mode).to_ascii_uppercase(),
-            _ => Vec::new(),
-        };
-        match mode.as_slice() {
-            b"ON" => {
-                self.replying = Replying::On;
-                return self.answered(b"+OK\r\n".to_vec(), false);
-            }
-            b"OFF" => self.replying = Replying::Off,
-            b"SKIP" if self.replying == Replying::On => self.replying = Replying::Skip,
-            b"SKIP" => {}
-            // The server says what is wrong with it, and changes nothing.
-            _ => {
-                self.expected.reply(label, muted);
-                return Ok(Verdict::Pass);
-            }
-        }
-        Ok(Verdict::Drop)
-    }
-
-    /// `RESET` makes the connection the default user's: nothing follows it before we have signed in again.
-    fn reset(&mut self, label: Label) -> Result<Verdict, End> {
-        // After OFF it is answered, after SKIP it is not.
-        let muted = self.replying == Replying::Skip;
-        let (in_multi, watching, admitted) = (self.in_multi, self.watching, self.is_admitted());
-        self.replying = Replying::On;
-        self.change_multi(false);
-        self.watching = false;
-        self.lift.asked = false;
-        let change = self.changes;
-        self.expected.push(Expect::Reset { label, muted, change, in_multi, watching, admitted });
-        match &mut self.standing {
-            Standing::Ours(_) => {
-                self.hold = Hold::UntilLetIn;
-                if matches!(self.renewal, Renewal::Idle | Renewal::Sent) {
-                    self.renewal = Renewal::Due;
-                }
-            }
-            Standing::PassThrough { admitted, .. } => *admitted = false,
-            Standing::Open => {}
-        }
-        self.refresh_open();
-        Ok(Verdict::Pass)
-    }
-
-    /// The server does not know `RESET`, and has changed nothing: nor have we. What was said to the client since
-    /// then, where it was not held, stays said.
-    pub(super) fn not_reset(&mut self, change: u32, in_multi: bool, watching: bool, admitted: bool) {
-        if self.changes == change {
-            self.in_multi = in_multi;
-            self.watching |= watching;
-        }
-        self.lift.asked = self.lift.spoken;
-        if let Standing::PassThrough { admitted: is, .. } = &mut self.standing {
-            *is |= admitted;
-        }
-        // In pass-through it is a sign-in of the client's own that is waited for.
-        if self.hold == Hold::UntilLetIn && matches!(self.standing, Standing::Ours(_)) {
-            // It is who it was. A sign-in that was due for its age is due again at the next look.
-            self.renewal = Renewal::Idle;
-            self.release();
-        }
-        self.refresh_open();
-    }
-
     /// What is malformed is answered, and then is the end; `before` is what still has to pass before it.
     fn malformed(&mut self, error: RequestError, before: &[u8]) -> Result<(), End> {
         if error == RequestError::Http {
@@ -446,40 +380,6 @@ impl Session {
         Ok(())
     }
 
-    fn change_multi(&mut self, begins: bool) {
-        self.in_multi = begins;
-        self.changes = self.changes.wrapping_add(1);
-    }
-
-    /// What was sent as this change began no transaction.
-    pub(super) fn no_multi(&mut self, change: u32) {
-        if self.changes == change {
-            self.in_multi = false;
-            self.hold_for_sign_in();
-        }
-    }
-
-    /// Looks whether common commands may pass without a closer look.
-    pub(super) fn refresh_open(&mut self) {
-        self.open = self.is_admitted() && !self.lift.asked;
-    }
-
-    fn is_admitted(&self) -> bool {
-        !matches!(self.standing, Standing::PassThrough { admitted: false, .. })
-    }
-
-    #[inline]
-    pub(super) fn take_muted(&mut self) -> bool {
-        match self.replying {
-            Replying::On => false,
-            Replying::Off => true,
-            Replying::Skip => {
-                self.replying = Replying::On;
-                true
-            }
-        }
-    }
-
     #[inline]
     pub(super) fn forward(&mut self, bytes: &[u8]) -> Result<(), End> {
         if bytes.is_empty() {
@@ -497,37 +397,27 @@ impl Session {
     }
 }
 
-/// The verdicts that the modules beside this one make.
-impl Session {
-    pub(super) fn client_auth(&mut self, label: Label, args: &[Cow<'_, [u8]>]) -> Result<Verdict, End> {
-        let muted = self.take_muted();
-        match self.local_auth(args) {
-            super::auth_local::Answer::Local(bytes) => self.answered(bytes, muted),
-            super::auth_local::Answer::Forward(bytes) => {
-                self.expected.push(Expect::ClientAuth { label });
-                self.hold = Hold::UntilLetIn;
-                Ok(Verdict::Send(bytes))
-            }
-        }
-    }
-
-    pub(super) fn client_hello(&mut self, label: Label, args: &[Cow<'_, [u8]>]) -> Result<Verdict, End> {
-        let muted = self.take_muted();
-        match self.local_hello(args) {
-            Err(bytes) => self.answered(bytes, muted),
-            Ok((bytes, lets_in)) => {
-                self.expected.push(Expect::Hello { label, muted, lets_in });
-                if lets_in {
-                    self.hold = Hold::UntilLetIn;
-                }
-                Ok(Verdict::Send(bytes))
-            }
-        }
-    }
-}
-
 fn is_subscription(id: CommandId) -> bool {
     matches!(special(id), Special::Subscribe(_) | Special::Unsubscribe(_))
+}
+
+/// `CLIENT CAPA` without the word by which a client says that it follows a server's `REDIRECT`: that names a server
+/// behind the proxy. `None` where it does not say so.
+fn without_redirect(args: &[Cow<'_, [u8]>]) -> Option<Vec<u8>> {
+    let (names, words) = args.split_at_checked(2)?;
+    let follows = |word: &&Cow<'_, [u8]>| c_string(word).eq_ignore_ascii_case(b"redirect");
+    if !words.iter().any(|word| follows(&word)) {
+        return None;
+    }
+    let mut kept: Vec<&[u8]> =
+        names.iter().chain(words.iter().filter(|word| !follows(word))).map(AsRef::as_ref).collect();
+    if kept.len() == names.len() {
+        // It wants one; what servers do not know they take.
+        kept.push(b"none");
+    }
+    let mut request = Vec::new();
+    encode::request(&mut request, &kept);
+    Some(request)
 }
 
 fn is_exec(id: Option<CommandId>) -> bool {
@@ -545,5 +435,28 @@ pub(super) fn place(topic: Topic) -> usize {
         Topic::Channel => 0,
         Topic::Pattern => 1,
         Topic::Shard => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_client_is_told_of_servers_behind_the_proxy() {
+        for (words, sent) in [
+            ("CLIENT CAPA redirect", Some("CLIENT CAPA none")),
+            ("client capa x REDIRECT\0y z", Some("client capa x z")),
+            ("CLIENT CAPA x", None),
+            ("CLIENT CAPA", None),
+        ] {
+            let args: Vec<Cow<'_, [u8]>> = words.split(' ').map(|word| word.as_bytes().into()).collect();
+            let expected = sent.map(|words| {
+                let mut request = Vec::new();
+                encode::request(&mut request, &words.split(' ').collect::<Vec<_>>());
+                request
+            });
+            assert_eq!(without_redirect(&args), expected, "{words}");
+        }
     }
 }

@@ -36,6 +36,8 @@ pub enum Special {
     ClientReply,
     /// `CLIENT TRACKING`.
     Tracking,
+    /// `CLIENT CAPA`.
+    Capabilities,
     /// `CONFIG SET`.
     ConfigSet,
     /// `SUBSCRIBE` and its kin.
@@ -48,6 +50,9 @@ const REPLICATION: &str = "replication does not pass a proxy";
 const SERVER: &str = "it changes the server, not this session: use the AWS API";
 const DEBUGGER: &str = "the debugger takes over the connection, and stops the server for everybody";
 const CLUSTER: &str = "the cluster is AWS's to change: use the AWS API";
+
+/// They take slots for what other commands have for keys, and no redirection corrects them.
+const SLOTS_OF_REDIS_8: [&[u8]; 2] = [b"sflush", b"trimslots"];
 
 /// `CONFIG SET` of these would break the session or open the server.
 const CONFIG_KEPT: [&str; 22] = [
@@ -97,6 +102,7 @@ pub fn unknown_refusal(name: &[u8]) -> Option<&'static str> {
         .find(|(word, _)| word.eq_ignore_ascii_case(name))
         .map(|(_, why)| *why)
         .or_else(|| name.eq_ignore_ascii_case(b"failover").then_some(REPLICATION))
+        .or_else(|| SLOTS_OF_REDIS_8.iter().any(|known| name.eq_ignore_ascii_case(known)).then_some(CLUSTER))
 }
 
 fn table() -> &'static [Special; COUNT] {
@@ -146,6 +152,7 @@ fn of_subcommand(container: &str, name: &str) -> Special {
     match (container, name) {
         ("client", "reply") => Special::ClientReply,
         ("client", "tracking") => Special::Tracking,
+        ("client", "capa") => Special::Capabilities,
         ("script", "debug") => Special::Never(DEBUGGER),
         ("config", "set") => Special::ConfigSet,
         ("config", "rewrite") => Special::Never(SERVER),
@@ -205,6 +212,7 @@ mod tests {
         assert!(is_kept_config(b"RequirePass") && is_kept_config(b"tls-port"));
         assert!(is_kept_config(b"requirepass\0x") && is_kept_config(b"requirepass\0"));
         assert!(!is_kept_config(b"maxmemory-policy"));
+        assert!(unknown_refusal(b"SFLUSH").is_some());
         assert!(unknown_refusal(b"Cluster").is_some() && unknown_refusal(b"json.get").is_none());
     }
 }

@@ -137,3 +137,33 @@ fn whatever_ends_a_session_is_said_and_audited() {
         wait_ends(&world, "shutdown", 1, "stopping").await;
     });
 }
+
+#[test]
+fn a_session_that_is_finishing_ends_with_its_client() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let there = key_of(&cluster, 1);
+        // A call that blocks in front of the QUIT.
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        client.send([encoded(&["BLPOP", &there, "0"]), encoded(&["QUIT"])].concat()).await;
+        wait_until("it blocks", || {
+            cluster.nodes[1].ok(&["INFO", "clients"]).text().contains("blocked_clients:1\r")
+        })
+        .await;
+        drop(client);
+        wait_until("the call has ended", || {
+            cluster.nodes[1].ok(&["INFO", "clients"]).text().contains("blocked_clients:0\r")
+        })
+        .await;
+        // Half a request is with the node when the client says what is none.
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        assert_eq!(client.command(&["SET", "before", "x"]).await, "+OK");
+        let request = encoded(&["SET", &there, &"v".repeat(2 << 20)]);
+        let cut = request.len() - 2;
+        client.send([encoded(&["GET", "before"]), request[..cut].to_vec(), b"XX".to_vec()].concat()).await;
+        assert_eq!(client.reply().await, "x");
+        let last = client.rest().await;
+        assert!(last.starts_with("-ERR Protocol error"), "{last}");
+        wait_until("all places are free", || world.shared.sessions.count() == 0).await;
+    });
+}

@@ -21,16 +21,29 @@ type Asked = Arc<Mutex<Vec<(u16, String)>>>;
 /// The node that a node says to have a key now, if it is another one.
 type Moved = Arc<dyn Fn(u16, &[u8]) -> Option<u16> + Send + Sync>;
 
-/// Nodes that let everybody in, tell nobody the slot map, and answer a `SET` when they may.
+/// Nodes that let everybody in, tell nobody the slot map, and answer what writes when they may.
 #[derive(Clone)]
 struct Told {
     acceptor: TlsAcceptor,
     asked: Asked,
     may: watch::Receiver<bool>,
     moved: Moved,
+    /// What is read changes at once, and who reads is told.
+    invalidates: bool,
 }
 
 impl Told {
+    fn new(world: &World, may: watch::Receiver<bool>, moved: Moved) -> Self {
+        let acceptor = TlsAcceptor::from(cache_tls(world));
+        Self { acceptor, asked: Asked::default(), may, moved, invalidates: false }
+    }
+
+    /// The nodes that were asked this, in order.
+    fn asked(&self, name: &str) -> Vec<u16> {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().filter(|(_, asked)| asked == name).map(|(port, _)| *port).collect()
+    }
+
     /// Begins to listen; aborted, it closes all connections.
     async fn listen(&self, port: u16) -> JoinHandle<()> {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
@@ -46,7 +59,9 @@ impl Told {
     async fn serve(self, port: u16, tcp: TcpStream) {
         let Ok(mut tls) = self.acceptor.accept(tcp).await else { return };
         let limits = Limits { whole: 1 << 30, ..Limits::SIGNED_IN };
-        let (mut scanner, mut held, mut in_multi) = (Scanner::new(limits), Vec::new(), false);
+        // What comes together is answered together.
+        let held = Vec::with_capacity(64 * 1024);
+        let (mut scanner, mut held, mut in_multi) = (Scanner::new(limits), held, false);
         while let Ok(1..) = tls.read_buf(&mut held).await {
             let mut replies = Vec::new();
             while let Ok(Step::Request(request)) = scanner.scan(&held) {
@@ -55,7 +70,8 @@ impl Told {
                 let key = request.arg(&held, 1).map(|key| key.into_owned()).unwrap_or_default();
                 held.drain(..request.len);
                 self.asked.lock().unwrap().push((port, name.clone()));
-                let moved = (self.moved)(port, &key).filter(|_| ["GET", "SET"].contains(&name.as_str()));
+                let has_key = ["GET", "SET", "BLPOP"].contains(&name.as_str());
+                let moved = (self.moved)(port, &key).filter(|_| has_key);
                 let moved = moved.map(|to| format!("-MOVED {} localhost:{to}\r\n", slot::of_key(&key)));
                 if moved.is_some() && name == "SET" {
                     // What others say is there before.
@@ -64,10 +80,13 @@ impl Told {
                 let reply: &[u8] = match name.as_str() {
                     _ if moved.is_some() => moved.as_deref().unwrap_or_default().as_bytes(),
                     "CLUSTER" => b"-NOPERM no\r\n",
+                    "CLIENT" if key.eq_ignore_ascii_case(b"ID") => b"-NOPERM no\r\n",
+                    "HELLO" => b"%1\r\n+proto\r\n:3\r\n",
                     "EXEC" => b"*1\r\n+OK\r\n",
                     "GET" | "SET" if in_multi => b"+QUEUED\r\n",
+                    "GET" if self.invalidates => b"$1\r\n1\r\n>2\r\n+invalidate\r\n+its key\r\n",
                     "GET" => b"$1\r\n1\r\n",
-                    "SET" => {
+                    "SET" | "BLPOP" => {
                         let _ = self.may.clone().wait_for(|may| *may).await;
                         b"+OK\r\n"
                     }
@@ -92,18 +111,20 @@ fn known(role: &str, port: u16, slots: Vec<(u16, u16)>) -> Node {
     Node { id: port.to_string(), role: role.to_owned(), endpoint: Some(endpoint(port)), slots }
 }
 
+/// The key of this number among those whose slots are these.
+fn key_in(slots: std::ops::RangeInclusive<u16>, number: usize) -> String {
+    let keys = (0..).map(|key: u32| key.to_string());
+    keys.filter(|key| slots.contains(&slot::of_key(key.as_bytes()))).nth(number).unwrap()
+}
+
 #[test]
 fn what_waits_on_a_link_that_is_dialled_again_is_not_overtaken() {
     run(async {
         let world = World::start(&[]).await;
         let (primary, replica) = (free_port(), free_port());
         let (let_answer, may) = watch::channel(false);
-        let acceptor = TlsAcceptor::from(cache_tls(&world));
-        let nodes = Told { acceptor, asked: Asked::default(), may, moved: Arc::new(|_, _| None) };
-        let asked = |name: &str| -> Vec<u16> {
-            let asked = nodes.asked.lock().unwrap();
-            asked.iter().filter(|(_, asked)| asked == name).map(|(port, _)| *port).collect()
-        };
+        let nodes = Told::new(&world, may, Arc::new(|_, _| None));
+        let asked = |name| nodes.asked(name);
         let serving = nodes.listen(primary).await;
         let all = || vec![(0, 16_383)];
         let database = Database {
@@ -142,12 +163,11 @@ fn a_long_pipeline_over_many_shards_finds_its_way_to_a_new_one() {
         let world = World::start(&[]).await;
         let ports: Vec<u16> = (0..9).map(|_| free_port()).collect();
         let (_let_answer, may) = watch::channel(true);
-        let acceptor = TlsAcceptor::from(cache_tls(&world));
         let taker = ports[8];
         let moved: Moved = Arc::new(move |port, key| {
             (port != taker && slot::of_key(key).is_multiple_of(2)).then_some(taker)
         });
-        let nodes = Told { acceptor, asked: Asked::default(), may, moved };
+        let nodes = Told::new(&world, may, moved);
         let mut shards = Vec::new();
         for (number, port) in (0..).zip(&ports) {
             nodes.listen(*port).await;
@@ -186,14 +206,13 @@ fn what_is_sent_again_keeps_out_of_a_transaction() {
         let world = World::start(&[]).await;
         let [t, s, u] = [(); 3].map(|()| free_port());
         let (_let_answer, may) = watch::channel(true);
-        let acceptor = TlsAcceptor::from(cache_tls(&world));
         // T gave one key to U, and S gave one to T.
         let moved: Moved = Arc::new(move |port, key| match (key, port) {
             (b"a", port) if port == t => Some(u),
             (b"s", port) if port == s => Some(t),
             _ => None,
         });
-        let nodes = Told { acceptor, asked: Asked::default(), may, moved };
+        let nodes = Told::new(&world, may, moved);
         let from = slot::of_key(b"s");
         let database = Database {
             cluster_mode: true,
@@ -219,5 +238,133 @@ fn what_is_sent_again_keeps_out_of_a_transaction() {
             assert_eq!(client.reply().await, expected);
         }
         assert_eq!(client.reply().await, "[+OK]");
+    });
+}
+
+/// What a node says behind the reply to a command is not told before that reply, while the command in front is sent
+/// again.
+#[test]
+fn an_invalidation_stands_behind_the_reply_that_it_is_about() {
+    run(async {
+        let world = World::start(&[]).await;
+        let [t, u] = [(); 2].map(|()| free_port());
+        let (let_answer, may) = watch::channel(false);
+        let moved: Moved = Arc::new(move |port, key| (key == b"a" && port == t).then_some(u));
+        let nodes = Told { invalidates: true, ..Told::new(&world, may, moved) };
+        let database = Database {
+            cluster_mode: true,
+            endpoint: endpoint(t),
+            nodes: vec![known("primary", t, vec![(0, 16_382)]), known("primary", u, vec![(16_383, 16_383)])],
+            ..world.database("told")
+        };
+        for port in [t, u] {
+            nodes.listen(port).await;
+        }
+        world.add(database).await;
+        let mut client = world.routed("alice", "told", "iam-rw").await;
+        client.command(&["HELLO", "3"]).await;
+        assert_eq!(client.command(&["CLIENT", "TRACKING", "ON"]).await, "+OK");
+        client.send([encoded(&["SET", "a", "1"]), encoded(&["GET", "b"])].concat()).await;
+        wait_until("the other node is asked", || nodes.asked("SET") == [t, u]).await;
+        let_answer.send(true).unwrap();
+        for expected in ["+OK", "1", ">[+invalidate +its key]"] {
+            assert_eq!(client.reply().await, expected);
+        }
+    });
+}
+
+/// What stands behind a call that blocks waits for its answer, also where that call was sent again in a batch.
+#[test]
+fn what_is_sent_again_stays_behind_a_call_that_blocks() {
+    run(async {
+        let world = World::start(&[]).await;
+        let [t, u, v] = [(); 3].map(|()| free_port());
+        let (let_answer, may) = watch::channel(false);
+        let own = |number: u16| key_in(0..=5_000, usize::from(number));
+        let [a, b, c] = [0, 1, 2].map(own);
+        let (first, second, third) = (a.clone(), b.clone(), c.clone());
+        let moved: Moved = Arc::new(move |port, key| match key {
+            _ if port != t => None,
+            key if key == first.as_bytes() || key == second.as_bytes() => Some(u),
+            key if key == third.as_bytes() => Some(v),
+            _ => None,
+        });
+        let nodes = Told::new(&world, may, moved);
+        let database = Database {
+            cluster_mode: true,
+            endpoint: endpoint(t),
+            nodes: vec![
+                known("primary", t, vec![(0, 5_000)]),
+                known("primary", u, vec![(5_001, 10_000)]),
+                known("primary", v, vec![(10_001, 16_383)]),
+            ],
+            ..world.database("told")
+        };
+        for port in [t, u, v] {
+            nodes.listen(port).await;
+        }
+        world.add(database).await;
+        let mut client = world.routed("alice", "told", "iam-rw").await;
+        // All links are there, so that nothing waits for one.
+        for slots in [5_001..=10_000, 10_001..=16_383] {
+            assert_eq!(client.command(&["GET", &key_in(slots, 0)]).await, "1");
+        }
+        // And nobody asks any more who the session is there.
+        assert_eq!(client.command(&["BRPOP", &key_in(0..=5_000, 9), "0"]).await, "+OK");
+        let pipeline = [&["GET", &a][..], &["BLPOP", &b, "0"], &["SET", &c, "1"]];
+        client.send(pipeline.iter().flat_map(|words| encoded(words)).collect::<Vec<_>>()).await;
+        wait_until("the call blocks", || nodes.asked("BLPOP").last() == Some(&u)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!nodes.asked("SET").contains(&v), "it overtook");
+        let_answer.send(true).unwrap();
+        for expected in ["1", "+OK", "+OK"] {
+            assert_eq!(client.reply().await, expected);
+        }
+        assert_eq!(nodes.asked("SET").last(), Some(&v));
+    });
+}
+
+/// A server of several databases in cluster mode: what is selected is selected at every node, whenever it is reached.
+#[test]
+fn a_selected_database_is_that_of_every_link() {
+    run(async {
+        let world = World::start(&[]).await;
+        let [t, u] = [(); 2].map(|()| free_port());
+        let (_let_answer, may) = watch::channel(true);
+        let nodes = Told::new(&world, may, Arc::new(|_, _| None));
+        let database = Database {
+            cluster_mode: true,
+            endpoint: endpoint(t),
+            nodes: vec![known("primary", t, vec![(0, 8_191)]), known("primary", u, vec![(8_192, 16_383)])],
+            ..world.database("told")
+        };
+        let first = nodes.listen(t).await;
+        nodes.listen(u).await;
+        world.add(database).await;
+        let (here, there) = (key_in(0..=8_191, 0), key_in(8_192..=16_383, 0));
+        let mut client = world.routed("alice", "told", "iam-rw").await;
+        assert_eq!(client.command(&["SELECT", "3"]).await, "+OK");
+        for key in [&here, &there] {
+            assert_eq!(client.command(&["GET", key]).await, "1");
+        }
+        assert_eq!(nodes.asked("SELECT"), [t, u]);
+        assert_eq!(nodes.asked("GET"), [t, u]);
+        // A link that is made again, too.
+        first.abort();
+        wait_until("its link is lost", || world.shared.metrics.cluster_links_lost.value() == 1).await;
+        nodes.listen(t).await;
+        assert_eq!(client.command(&["GET", &here]).await, "1");
+        assert_eq!(nodes.asked("SELECT"), [t, u, t]);
+        // In a transaction it would be selected at one node alone.
+        for (select, queued) in [("4", false), ("0", false), ("3", true)] {
+            assert_eq!(client.command(&["MULTI"]).await, "+OK");
+            let answer = client.command(&["SELECT", select]).await;
+            assert_eq!(answer == "+QUEUED", queued, "{select}: {answer}");
+            assert!(queued || answer.contains("not allowed inside MULTI"), "{answer}");
+            assert_eq!(client.command(&["EXEC"]).await.starts_with("-EXECABORT"), !queued);
+        }
+        // Back, it is said no more.
+        assert_eq!(client.command(&["SELECT", "0"]).await, "+OK");
+        assert_eq!(nodes.asked("SELECT").len(), 6, "{:?}", nodes.asked("SELECT"));
     });
 }

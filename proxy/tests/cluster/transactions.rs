@@ -273,3 +273,69 @@ fn a_transaction_does_not_wait_for_ever() {
         }
     });
 }
+
+#[test]
+fn an_exec_with_arguments_ends_the_transaction_as_at_a_server() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let (here, there) = (key_of(&cluster, 0), key_of(&cluster, 1));
+        let wrong = "wrong number of arguments for 'exec' command";
+        let aborted = format!("-EXECABORT Transaction discarded because of: {wrong}");
+        assert_eq!(client.command(&["EXEC", "x"]).await, aborted);
+        // The words of the shard, and those of the proxy where no shard has the transaction yet.
+        for first in [&["SET", &there, "1"][..], &["PING"]] {
+            assert_eq!(client.command(&["WATCH", &there]).await, "+OK");
+            assert_eq!(client.command(&["UNWATCH"]).await, "+OK");
+            assert_eq!(client.command(&["MULTI"]).await, "+OK");
+            assert_eq!(client.command(first).await, "+QUEUED");
+            assert_eq!(client.command(&["EXEC", "IFEQ", &here, "1"]).await, aborted, "{first:?}");
+            assert_eq!(client.command(&["SET", &here, "2"]).await, "+OK", "{first:?}");
+            assert_eq!(client.command(&["EXEC"]).await, "-ERR EXEC without MULTI", "{first:?}");
+            assert_eq!(client.command(&["GET", &there]).await, "(nil)");
+        }
+        // What was watched is not any more, and a DISCARD with arguments changes nothing.
+        let mut other = world.routed("alice", "sessions", "iam-rw").await;
+        for words in [&["WATCH", &there][..], &["MULTI"]] {
+            assert_eq!(client.command(words).await, "+OK");
+        }
+        assert!(client.command(&["EXEC", "x"]).await.starts_with("-EXECABORT"));
+        assert_eq!(other.command(&["SET", &there, "3"]).await, "+OK");
+        assert_eq!(client.command(&["MULTI"]).await, "+OK");
+        assert_eq!(client.command(&["GET", &there]).await, "+QUEUED");
+        assert!(client.command(&["DISCARD", "x"]).await.starts_with("-ERR wrong number"));
+        assert!(client.command(&["EXEC"]).await.starts_with("-EXECABORT"));
+    });
+}
+
+#[test]
+fn who_may_not_have_transactions_is_told_so_and_nothing_runs_as_one() {
+    run(async {
+        let (world, cluster) = world(2, 0).await;
+        for node in &cluster.nodes {
+            node.ok(&["ACL", "SETUSER", "iam-rw", "-multi"]);
+        }
+        let mut client = world.routed("alice", "sessions", "iam-rw").await;
+        let (here, there) = (key_of(&cluster, 0), key_of(&cluster, 1));
+        // In one go, too.
+        let words = [&["SET", &here, "1"][..], &["MULTI"], &["SET", &there, "1"], &["EXEC"]];
+        client.send(words.iter().flat_map(|words| encoded(words)).collect::<Vec<_>>()).await;
+        assert_eq!(client.reply().await, "+OK");
+        assert!(client.reply().await.starts_with("-NOPERM"));
+        assert_eq!(client.reply().await, "+OK", "by itself, as at a single server");
+        assert_eq!(client.reply().await, "-ERR EXEC without MULTI");
+        assert_eq!(client.command(&["MGET", &here, &there]).await, "[1 1]");
+        for node in &cluster.nodes {
+            node.ok(&["ACL", "SETUSER", "iam-rw", "+multi"]);
+        }
+        assert_eq!(client.command(&["MULTI"]).await, "+OK");
+        assert_eq!(client.command(&["SET", &there, "2"]).await, "+QUEUED");
+        assert_eq!(client.command(&["EXEC"]).await, "[+OK]");
+        // Where a shard takes it back in the midst, what was sent behind it may have run: nobody goes on from there.
+        cluster.nodes[1].ok(&["ACL", "SETUSER", "iam-rw", "-multi"]);
+        assert_eq!(client.command(&["MULTI"]).await, "+OK");
+        client.send(encoded(&["SET", &there, "3"])).await;
+        let last = client.rest().await;
+        assert!(last.contains("refused the MULTI of a transaction"), "{last}");
+    });
+}

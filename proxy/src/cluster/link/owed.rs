@@ -10,6 +10,8 @@ pub(in crate::cluster) enum Own {
     Proof,
     /// `ASKING`, and whatever else simply has to be swallowed.
     Swallow,
+    /// `MULTI` of a transaction that begins with its first key.
+    Multi,
     /// Something without which the link is no use to the session: an error loses it.
     Needed,
     /// `HELLO 3` for the sake of a RESP2 client's subscriptions.
