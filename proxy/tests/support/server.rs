@@ -26,8 +26,12 @@ impl Valkey {
     }
 }
 
-/// The built Valkey, or what the machine has; with the folder of its libraries.
+/// The server that `KEYSTILE_TEST_SERVER` names; else the built Valkey, or what the machine has, with the folder of its
+/// libraries.
 pub fn valkey_server() -> Command {
+    if let Some(other) = std::env::var_os("KEYSTILE_TEST_SERVER") {
+        return Command::new(other);
+    }
     let built = packages().join("bin/valkey-server");
     let mut command = Command::new(if built.exists() { built } else { PathBuf::from("valkey-server") });
     let libraries = packages().join("lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
