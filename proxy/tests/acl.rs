@@ -278,7 +278,7 @@ fn what_a_server_denies_never_passes() {
 /// Where the proxy is stricter than a server's ACL, and why.
 const STRICTER: &[(&str, &str)] = &[
     (
-        "DBSIZE, FLUSHALL, FLUSHDB, KEYS, RANDOMKEY, SCAN, SWAPDB, CLUSTER COUNTKEYSINSLOT, CLUSTER GETKEYSINSLOT",
+        "CLUSTERSCAN, DBSIZE, FLUSHALL, FLUSHDB, KEYS, RANDOMKEY, SCAN, SWAPDB, CLUSTER COUNTKEYSINSLOT, CLUSTER GETKEYSINSLOT",
         "the whole keyspace: the servers take them for commands without keys",
     ),
     (
@@ -290,7 +290,7 @@ const STRICTER: &[(&str, &str)] = &[
         "SORT, SORT_RO",
         "BY and GET are looked at by the command itself, not by DRYRUN; nonsense is refused here",
     ),
-    ("ACL LOG, SLOWLOG GET", "they tell the keys of others"),
+    ("ACL LOG, COMMANDLOG GET, SLOWLOG GET", "they tell the keys of others"),
     ("CLIENT TRACKING", "broadcasts tell the names of keys"),
     ("SUBSCRIBE, SSUBSCRIBE, PSUBSCRIBE", "keyspace notifications tell the names of keys"),
     (
@@ -298,16 +298,17 @@ const STRICTER: &[(&str, &str)] = &[
         "they tell the channels of others",
     ),
     (
-        "BLMPOP, BZMPOP, LMPOP, MIGRATE, SINTERCARD, XREAD, XREADGROUP, ZDIFF, ZDIFFSTORE, ZINTER, ZINTERCARD, \
+        "BLMPOP, BZMPOP, LMPOP, MIGRATE, MSETEX, SINTERCARD, XREAD, XREADGROUP, ZDIFF, ZDIFFSTORE, ZINTER, ZINTERCARD, \
          ZINTERSTORE, ZMPOP, ZUNION, ZUNIONSTORE, PFMERGE",
         "malformed, so that no keys are found: the server lets it through to its own error",
     ),
     ("SET", "options that are not known might read"),
     (
         "ACL DELUSER, ACL LOAD, ACL SAVE, ACL SETUSER, CLUSTER ADDSLOTS, CLUSTER ADDSLOTSRANGE, CLUSTER BUMPEPOCH, \
-         CLUSTER DELSLOTS, CLUSTER DELSLOTSRANGE, CLUSTER FAILOVER, CLUSTER FLUSHSLOTS, CLUSTER FORGET, \
+         CLUSTER CANCELSLOTMIGRATIONS, CLUSTER DELSLOTS, CLUSTER DELSLOTSRANGE, CLUSTER FAILOVER, \
+         CLUSTER FLUSHSLOT, CLUSTER FLUSHSLOTS, CLUSTER FORGET, CLUSTER GETSLOTMIGRATIONS, CLUSTER MIGRATESLOTS, \
          CLUSTER MEET, CLUSTER REPLICATE, CLUSTER RESET, CLUSTER SAVECONFIG, CLUSTER SET-CONFIG-EPOCH, \
-         CLUSTER SETSLOT, DEBUG, FAILOVER, MONITOR, PFSELFTEST, PSYNC, REPLCONF, REPLICAOF, SCRIPT DEBUG, \
+         CLUSTER SETSLOT, CLUSTER SYNCSLOTS, DEBUG, FAILOVER, MONITOR, PFSELFTEST, PSYNC, REPLCONF, REPLICAOF, SCRIPT DEBUG, \
          SHUTDOWN, SLAVEOF, SYNC",
         "they reach past keys altogether, and mostly never pass a proxy",
     ),

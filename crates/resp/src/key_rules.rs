@@ -134,7 +134,8 @@ impl Scope {
     pub fn permits(&self, touch: Touch<'_>) -> bool {
         match touch {
             Touch::Key(key, access) => {
-                self.permits_keys(|rule| rule.access.contains(access) && rule.matches(key))
+                // Valkey 9.1 finds the empty key in no pattern but that of all keys.
+                self.permits_keys(|rule| rule.access.contains(access) && !key.is_empty() && rule.matches(key))
             }
             Touch::KeysFrom(prefix) => {
                 self.permits_keys(|rule| rule.access.contains(Access::READ) && rule.glob.covers(prefix))

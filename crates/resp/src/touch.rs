@@ -126,7 +126,7 @@ pub fn all_touches<A: Arguments + ?Sized>(
             let access = if bitfield_writes(args) { Access::BOTH } else { Access::READ };
             keys(id, args, |_| access, &mut touch)
         }
-        Class::Geo => geo(id, args, &mut touch),
+        Class::Geo => geo(args, &mut touch),
         Class::Sort => sort_keys(args, &mut touch),
         Class::Streams => streams(id, args, &mut touch),
         Class::Whole(access) => touch(Touch::AnyKey(access)),
@@ -192,8 +192,9 @@ fn bitfield_writes<A: Arguments + ?Sized>(args: &A) -> bool {
 }
 
 /// The specs find the first `STORE`, the server takes the last: each one counts here.
-fn geo<A: Arguments + ?Sized>(id: CommandId, args: &A, touch: &mut impl FnMut(Touch<'_>) -> bool) -> bool {
-    let first_option = if id.command().name == "georadius" { 6 } else { 5 };
+fn geo<A: Arguments + ?Sized>(args: &A, touch: &mut impl FnMut(Touch<'_>) -> bool) -> bool {
+    // Of `GEORADIUSBYMEMBER`; of `GEORADIUS` the unit stands there, and none is called so.
+    let first_option = 5;
     let Some(key) = args.word(1) else { return touch(Touch::Unseen) };
     touch(Touch::Key(key, Access::READ))
         && (first_option..args.count()).all(|at| match args.word(at) {

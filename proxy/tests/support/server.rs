@@ -39,6 +39,16 @@ pub fn valkey_server() -> Command {
     command
 }
 
+/// What the servers are: of the fixture, or what `KEYSTILE_TEST_SERVER` says of itself.
+pub fn engine_version() -> String {
+    if std::env::var_os("KEYSTILE_TEST_SERVER").is_none() {
+        return "8.0".to_owned();
+    }
+    let told = valkey_server().arg("--version").output().unwrap().stdout;
+    let told = String::from_utf8(told).unwrap();
+    told.split(' ').find_map(|word| word.strip_prefix("v=")).unwrap().to_owned()
+}
+
 fn packages() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/local/pkgs/usr")
 }

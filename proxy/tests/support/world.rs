@@ -31,7 +31,7 @@ use super::certificates::{Ca, Pair, client_certificate, host_certificate, now};
 use super::client::Client;
 use super::cluster::Cluster;
 use super::policy::{db_user, role, user};
-use super::server::{Valkey, free_port, start_valkey};
+use super::server::{Valkey, engine_version, free_port, start_valkey};
 use super::stand_ins::{FixedPasswords, FixedSecrets, FixedTokens, MovedClock};
 use super::{DOMAIN, wait_until};
 
@@ -255,7 +255,7 @@ impl World {
             description: String::new(),
             kind: DatabaseKind::Elasticache,
             engine: Engine::Valkey,
-            engine_version: "8.0".to_owned(),
+            engine_version: engine_version(),
             endpoint_type: EndpointType::Primary,
             endpoint: Endpoint { host: "localhost".to_owned(), port: self.valkey.port },
             arn: Some(
