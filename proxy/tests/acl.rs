@@ -298,7 +298,7 @@ const STRICTER: &[(&str, &str)] = &[
         "they tell the channels of others",
     ),
     (
-        "BLMPOP, BZMPOP, LMPOP, MIGRATE, MSETEX, SINTERCARD, XREAD, XREADGROUP, ZDIFF, ZDIFFSTORE, ZINTER, ZINTERCARD, \
+        "BLMPOP, BZMPOP, GEORADIUS, LMPOP, MIGRATE, MSETEX, SINTERCARD, XREAD, XREADGROUP, ZDIFF, ZDIFFSTORE, ZINTER, ZINTERCARD, \
          ZINTERSTORE, ZMPOP, ZUNION, ZUNIONSTORE, PFMERGE",
         "malformed, so that no keys are found: the server lets it through to its own error",
     ),

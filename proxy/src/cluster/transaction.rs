@@ -110,9 +110,7 @@ impl ClusterSession {
             Special::Multi if alone => self.multi(incoming),
             Special::Watch => self.watch(incoming, args),
             Special::EndMulti if alone => self.end(incoming),
-            Special::EndMulti if self.in_transaction() && is_exec(incoming.id) => {
-                self.end_wrongly(incoming, args)
-            }
+            Special::EndMulti if self.in_transaction() && is_exec(incoming.id) => self.end_wrongly(incoming),
             Special::Unwatch if alone && !self.in_transaction() => self.unwatch(incoming),
             // UNWATCH in a transaction is queued; any with arguments is wrong, and the server has the words.
             _ if self.in_transaction() => self.take_in_transaction(incoming, args, Plan::Home),
@@ -340,12 +338,11 @@ impl ClusterSession {
     }
 
     /// `EXEC` with arguments: the server has the words for it, and the transaction is over.
-    fn end_wrongly(&mut self, incoming: &Incoming<'_>, args: &[Cow<'_, [u8]>]) -> Result<Taken, End> {
+    fn end_wrongly(&mut self, incoming: &Incoming<'_>) -> Result<Taken, End> {
         let Phase::Pinned { link, slot } = self.transaction.phase else {
             self.unwatch_unseen();
             return self.answer_error(incoming, WRONG_EXEC);
         };
-        debug_assert!(args.len() > 1, "EXEC alone is another matter");
         let taken = self.send_pinned(incoming, link, slot, Meaning::Plain)?;
         if taken == Taken::Yes {
             self.forget_transaction();
@@ -354,15 +351,23 @@ impl ClusterSession {
     }
 
     /// What is the same on one node as on all, or changes nothing.
-    fn is_harmless(&self, id: Option<CommandId>, args: &[Cow<'_, [u8]>], plan: Plan) -> bool {
-        // What it selects is selected on one link alone; where it is wrong, the server says so.
-        let stays = || match args {
-            [_, database] => self.settings.is_in_database(database),
+    fn is_harmless(&mut self, id: Option<CommandId>, args: &[Cow<'_, [u8]>], plan: Plan) -> bool {
+        if matches!(plan, Plan::Local(Local::Ok | Local::KeySlot)) {
+            return true;
+        }
+        let is_select =
+            id.is_some_and(|id| id.command().container.is_none() && id.command().name == "select");
+        // What it selects is selected on one link alone. Where it is wrong, the server says so.
+        let stays = match args {
+            [_, database] => self.settings.is_in_database(database) && !self.is_setting(),
             _ => true,
         };
-        matches!(plan, Plan::Local(Local::Ok | Local::KeySlot))
-            || id.is_some_and(|id| id.command().container.is_none() && id.command().name == "select")
-                && stays()
+        is_select && stays
+    }
+
+    /// Whether a command that sets something of every link is not answered yet.
+    fn is_setting(&mut self) -> bool {
+        self.order.iter_mut().any(|(_, entry)| matches!(entry.meaning, Meaning::Setting(_)))
     }
 
     /// What EXEC says where it does nothing.

@@ -363,8 +363,14 @@ fn a_selected_database_is_that_of_every_link() {
             assert!(queued || answer.contains("not allowed inside MULTI"), "{answer}");
             assert_eq!(client.command(&["EXEC"]).await.starts_with("-EXECABORT"), !queued);
         }
+        // Nor where another one is about to be selected.
+        let pipeline = [&["SELECT", "3"][..], &["MULTI"], &["SELECT", "3"], &["EXEC"]];
+        client.send(pipeline.iter().flat_map(|words| encoded(words)).collect::<Vec<_>>()).await;
+        assert_eq!((client.reply().await, client.reply().await), ("+OK".to_owned(), "+OK".to_owned()));
+        assert!(client.reply().await.contains("not allowed inside MULTI"));
+        assert!(client.reply().await.starts_with("-EXECABORT"));
         // Back, it is said no more.
         assert_eq!(client.command(&["SELECT", "0"]).await, "+OK");
-        assert_eq!(nodes.asked("SELECT").len(), 6, "{:?}", nodes.asked("SELECT"));
+        assert_eq!(nodes.asked("SELECT").len(), 8, "{:?}", nodes.asked("SELECT"));
     });
 }
