@@ -6,6 +6,7 @@ mod commands;
 mod ends;
 mod hostile;
 mod moves;
+mod newer;
 mod others;
 mod random;
 mod subscriptions;

@@ -70,8 +70,7 @@ fn a_transaction_stays_on_the_shard_of_its_first_key() {
             }
         }
         // Since Valkey 9 it says which.
-        let is_named =
-            support::engine_version().split('.').next().and_then(|major| major.parse().ok()) >= Some(9);
+        let is_named = support::engine_major() >= 9;
         let nested = [
             "-ERR Command not allowed inside a transaction",
             "-ERR Command 'multi' not allowed inside a transaction",

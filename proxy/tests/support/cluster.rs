@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use super::server::{acl_lines, wait_for_server};
-use super::{PATIENCE, TOKEN, free_port, valkey_server};
+use super::{PATIENCE, TOKEN, engine_major, free_port, valkey_server};
 
 const SLOTS: u32 = 16_384;
 
@@ -241,6 +241,8 @@ fn start_node(dir: &Path, number: usize) -> Node {
     let own = dir.join(format!("node-{number}"));
     std::fs::create_dir_all(&own).unwrap();
     let (plain, port, bus) = (free_port(), free_port(), free_port());
+    // Valkey 9 has several in cluster mode, where it is told so.
+    let databases = if engine_major() >= 9 { "cluster-databases 16\n" } else { "" };
     let config = format!(
         "port {plain}\ntls-port {port}\nbind 127.0.0.1 ::1\ntls-cert-file {0}/cache.crt\ntls-key-file {0}/cache.key\n\
          tls-ca-cert-file {0}/cache.crt\ntls-auth-clients no\nsave \"\"\ndir {1}\ncluster-enabled yes\n\
@@ -248,7 +250,7 @@ fn start_node(dir: &Path, number: usize) -> Node {
          cluster-require-full-coverage no\ncluster-allow-replica-migration no\n\
          cluster-replica-validity-factor 0\nrepl-diskless-sync-delay 0\n\
          cluster-announce-hostname localhost\ncluster-preferred-endpoint-type hostname\n\
-         masteruser admin\nmasterauth {TOKEN}\nlogfile {1}/log\n\
+         masteruser admin\nmasterauth {TOKEN}\nlogfile {1}/log\n{databases}\
          user admin on >{TOKEN} ~* &* +@all\n{2}",
         dir.display(),
         own.display(),

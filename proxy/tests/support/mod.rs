@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 pub use certificates::{Pair, foreign_certificate};
 pub use client::Client;
 pub use policy::{role, user};
-pub use server::{Valkey, engine_version, free_port, start_valkey_with, valkey_server};
+pub use server::{Valkey, engine_major, free_port, start_valkey_with, valkey_server};
 pub use stand_ins::cache_tls;
 pub use world::World;
 

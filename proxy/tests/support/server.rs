@@ -49,6 +49,11 @@ pub fn engine_version() -> String {
     told.split(' ').find_map(|word| word.strip_prefix("v=")).unwrap().to_owned()
 }
 
+/// The first number of that.
+pub fn engine_major() -> u32 {
+    engine_version().split('.').next().and_then(|major| major.parse().ok()).unwrap()
+}
+
 fn packages() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/local/pkgs/usr")
 }
