@@ -14,7 +14,7 @@ use crate::session::ahead::may_block;
 use crate::session::expected::{Label, UNKNOWN};
 use crate::session::judge::{Circumstances, Judgement, Refused, judge, label_of, named};
 use crate::session::special::Special;
-use crate::session::{End, LOCAL_BACKLOG, Replying, Standing, give_back, take_buffer};
+use crate::session::{End, LOCAL_BACKLOG, Standing, give_back, take_buffer};
 
 /// Bytes that are read from the client while its next request cannot be taken on: so its end is noticed.
 const READ_AHEAD: usize = 64 * 1024;
@@ -329,14 +329,7 @@ impl ClusterSession {
 
     #[inline]
     pub(super) fn take_muted(&mut self) -> bool {
-        match self.replying {
-            Replying::On => false,
-            Replying::Off => true,
-            Replying::Skip => {
-                self.replying = Replying::On;
-                true
-            }
-        }
+        self.replying.take_muted()
     }
 
     fn malformed(&mut self, error: RequestError) -> Result<(), End> {

@@ -104,14 +104,7 @@ impl Session {
 
     #[inline]
     pub(super) fn take_muted(&mut self) -> bool {
-        match self.replying {
-            Replying::On => false,
-            Replying::Off => true,
-            Replying::Skip => {
-                self.replying = Replying::On;
-                true
-            }
-        }
+        self.replying.take_muted()
     }
 
     pub(super) fn client_auth(&mut self, label: Label, args: &[Cow<'_, [u8]>]) -> Result<Verdict, End> {

@@ -164,6 +164,21 @@ pub(crate) enum Replying {
     Skip,
 }
 
+impl Replying {
+    /// Whether the client gets no reply to its next command, which `SKIP` is used up by.
+    #[inline]
+    pub(crate) fn take_muted(&mut self) -> bool {
+        match self {
+            Self::On => false,
+            Self::Off => true,
+            Self::Skip => {
+                *self = Self::On;
+                true
+            }
+        }
+    }
+}
+
 /// Why nothing more of the client's is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hold {
